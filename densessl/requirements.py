@@ -2,7 +2,6 @@
 
 import importlib.machinery
 import importlib.util
-import sys
 
 from densessl.errors import ConfigError
 
@@ -28,8 +27,6 @@ def check_environment() -> None:
 
     Modules are located, not imported, so that `--help` stays fast.
     """
-    if sys.version_info < (3, 10):
-        raise ConfigError(f"densessl needs Python 3.10 or newer; this is {sys.version.split()[0]}.")
     for module, description in _FEATURES:
         if not _is_available(module):
             raise ConfigError(f"densessl needs {description}: module {module!r} was not found. {_INSTALL}")
