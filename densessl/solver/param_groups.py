@@ -73,5 +73,6 @@ def _apply(group: dict[str, Any], override: dict[str, Any], base_lr: float) -> N
             group[key] = value
         elif key != "pattern":
             raise ConfigError(
-                f"optimizer.params.overrides: unknown key {key!r}; use pattern, lr_factor, weight_decay, fixed_lr."
+                f"optimizer.params.overrides: unknown key {key!r}; "
+                "use pattern, lr_factor, weight_decay, fixed_lr."
             )
