@@ -21,7 +21,7 @@ _private = dict(a=1)
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def config_file(tmp_path):
     def write(extra=""):
         path = tmp_path / "config.py"

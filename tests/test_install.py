@@ -31,7 +31,7 @@ def test_missing_requirement_names_module_and_remedy(monkeypatch):
         requirements.check_environment()
 
 
-@pytest.fixture()
+@pytest.fixture
 def wheel_backend(tmp_path, monkeypatch):
     """The build backend, with a small wheel of the pinned one's shape in place of the download."""
     path = ROOT / "tools/detectron2_wheel/backend.py"
