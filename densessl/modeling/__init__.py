@@ -1,0 +1,1 @@
+"""Backbones, heads and meta-architectures. Config files import what they name."""
