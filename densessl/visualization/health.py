@@ -1,0 +1,198 @@
+"""Verdicts in words on a pretraining run, by fixed rules on its logged metrics.
+
+Each rule is one function: it returns a `Verdict`, or None where its metrics were not logged. A rule reads
+the mean of the last tenth of a curve ("the end"), so that one odd value decides nothing.
+
+Facts behind the rules: the loss of a queue method starts below the chance level ln(K+1), rises while real
+keys replace random ones, and falls later; a run that stays at chance fails (facebookresearch/moco#12, #9,
+#43). SimSiam collapses when the deviation of its unit-length outputs falls from 1/sqrt(D) to 0 (Chen and
+He, "Exploring simple siamese representation learning", figure 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from densessl.visualization.curves import Series
+
+LEVELS = {"good": "Good", "watch": "Watch", "bad": "Problem", "info": "Note"}
+
+COLLAPSE_GAP = 0.02  # positive minus negative cosine below this: the outputs carry no image
+CHANCE_MARGIN = 0.02  # a loss within this share of ln(K+1) is at chance
+FEW_MATCHES = 0.1  # share of key locations that are matched; below it one location attracts the rest
+DEAD_STD = 0.1  # sqrt(D) * deviation of unit outputs: 1 when spread over the sphere, 0 when collapsed
+STALE_AGE = 2.0  # age of the oldest key over the memory 1/(1-m) of the momentum encoder
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule found.
+
+    Attributes:
+        level: a key of LEVELS.
+        text: one or two sentences with the numbers behind them.
+    """
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules need beyond the curves; None where the run does not say.
+
+    Attributes:
+        queue_size: K.
+        batch: images per optimiser step.
+        momentum: of the momentum encoder.
+        images: in the pretraining data.
+        iterations: optimiser steps done.
+    """
+
+    queue_size: int | None = None
+    batch: int | None = None
+    momentum: float | None = None
+    images: int | None = None
+    iterations: int | None = None
+
+    @property
+    def chance(self) -> float | None:
+        """Loss of a guess among one positive and K negatives: ln(K+1)."""
+        return math.log(self.queue_size + 1) if self.queue_size else None
+
+
+def _named(metrics: Mapping[str, Series], *endings: str) -> list[Series]:
+    """Series whose last name component is one of `endings`, in the order of the endings."""
+    return [s for ending in endings for name, s in metrics.items() if name.rsplit("/", 1)[-1] == ending]
+
+
+def judge(metrics: Mapping[str, Series], facts: Facts) -> list[Verdict]:
+    """Applies every rule; problems come first."""
+    rules = (_finite, _loss, _similarity, _spread, _matches, _queue_fill, _queue_age, _queue_length)
+    found = [verdict for rule in rules if (verdict := rule(metrics, facts)) is not None]
+    order = ("bad", "watch", "good", "info")
+    return sorted(found, key=lambda v: order.index(v.level))
+
+
+def _finite(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    broken = [name for name, s in metrics.items() if len(s.finite) < len(s.values)]
+    if broken:
+        return Verdict("bad", f"NaN or infinity was logged in {', '.join(sorted(broken))}.")
+    return None
+
+
+def unweighted_losses(metrics: Mapping[str, Series]) -> dict[str, Series]:
+    """The loss terms before their weights: logged as `<method>/loss_*`, the weighted ones as `loss_*`."""
+    return {
+        name: s for name, s in metrics.items() if "/" in name and name.rsplit("/", 1)[1].startswith("loss")
+    }
+
+
+def _loss(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    terms = unweighted_losses(metrics)
+    if facts.chance is None or not terms:
+        return None
+    ends = {name: s.tail() for name, s in terms.items()}
+    level = f"the chance level ln(K+1) = {facts.chance:.2f} of K = {facts.queue_size:,} negatives"
+    stuck = [name for name, value in ends.items() if value > facts.chance * (1 - CHANCE_MARGIN)]
+    numbers = ", ".join(f"{name} ends at {value:.2f}" for name, value in ends.items())
+    if stuck:
+        return Verdict(
+            "watch",
+            f"{numbers}; {', '.join(stuck)} is still at {level}. Early in a run and on few images this is "
+            "usual while the queue fills; a long run that stays there is not learning.",
+        )
+    rise = max(s.finite.max() - s.finite[0] for s in terms.values())
+    path = " It rose first, which is normal while real keys replace random ones." if rise > 0.1 else ""
+    return Verdict("good", f"{numbers}, below {level}.{path}")
+
+
+def _similarity(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    positives = {n: s for n, s in metrics.items() if n.endswith("positive_similarity")}
+    pairs = [
+        (name, positive, metrics[partner])
+        for name, positive in positives.items()
+        if (partner := name.replace("positive_similarity", "negative_similarity")) in metrics
+    ]
+    if not pairs:
+        return None
+    gaps = {name: (p.tail(), n.tail()) for name, p, n in pairs}
+    text = "; ".join(
+        f"{name.removesuffix('_similarity')} {p:.2f} against negative {n:.2f}"
+        for name, (p, n) in gaps.items()
+    )
+    if any(p - n < COLLAPSE_GAP for p, n in gaps.values()):
+        return Verdict(
+            "bad",
+            f"Collapse: the two views of an image are no more alike than views of different images (cosine "
+            f"{text}). Lower the learning rate, and check that the key encoder follows the query encoder.",
+        )
+    return Verdict(
+        "good", f"No collapse: two views of an image are closer than different images (cosine {text})."
+    )
+
+
+def _spread(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    spreads = _named(metrics, "feature_std", "output_std", "std")
+    if not spreads:
+        return None
+    end = spreads[0].tail()
+    if end < DEAD_STD:
+        return Verdict(
+            "bad", f"Collapse: {spreads[0].name} ends at {end:.3f}; all images give the same output."
+        )
+    return Verdict("good", f"Outputs differ between images: {spreads[0].name} ends at {end:.2f}.")
+
+
+def _matches(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    shares = _named(metrics, "distinct_matches", "match_rate")
+    if not shares:
+        return None
+    end = shares[0].tail()
+    if end < FEW_MATCHES:
+        return Verdict(
+            "watch",
+            f"Dense matches crowd: only {end:.0%} of the key locations are anybody's nearest neighbour, so "
+            "the dense loss sees few places of an image.",
+        )
+    return Verdict("good", f"Dense matches spread over {end:.0%} of the key locations.")
+
+
+def _queue_fill(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    fills = _named(metrics, "queue_fill")
+    if not fills or not len(fills[0].finite):
+        return None
+    end = float(fills[0].finite[-1])
+    if end < 1:
+        return Verdict(
+            "watch",
+            f"The queue holds {end:.0%} real keys; the rest are random. Train longer or shorten the queue.",
+        )
+    return Verdict("good", "The queue holds real keys only.")
+
+
+def _queue_age(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    if not facts.queue_size or not facts.batch or facts.momentum is None or facts.momentum >= 1:
+        return None
+    age, memory = facts.queue_size / facts.batch, 1 / (1 - facts.momentum)
+    numbers = (
+        f"the oldest key is {age:.0f} steps old, the momentum encoder (m = {facts.momentum:g}) remembers "
+        f"about {memory:.0f}"
+    )
+    if age > STALE_AGE * memory:
+        return Verdict(
+            "watch", f"Stale queue: {numbers}. Shorten the queue, enlarge the batch or raise the momentum."
+        )
+    return Verdict("good", f"Keys in the queue are fresh: {numbers}.")
+
+
+def _queue_length(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    if not facts.queue_size or not facts.images or facts.queue_size <= facts.images:
+        return None
+    return Verdict(
+        "watch",
+        f"The queue ({facts.queue_size:,}) is longer than the data ({facts.images:,} images): an image meets "
+        "its own older keys as negatives.",
+    )

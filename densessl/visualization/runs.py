@@ -1,0 +1,105 @@
+"""Reads what a run left in its output directory: config, metrics, checkpoint, results. Trains nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from densessl.errors import ConfigError
+from densessl.visualization.curves import Series, read_metrics
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "inference/coco_instances_results.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One output directory of `tools/lazyconfig_train_net.py`.
+
+    Attributes:
+        name: how the report calls it.
+        path: the directory.
+        config: as saved by the trainer; interpolations resolve on access.
+        metrics: name -> Series; empty before the first log line.
+        checkpoint: the newest checkpoint, or None before the first one.
+    """
+
+    name: str
+    path: Path
+    config: DictConfig
+    metrics: Mapping[str, Series] = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+    def setting(self, key: str, default=None):
+        """The config value at a dotted key, or `default` where the config has none."""
+        value = OmegaConf.select(self.config, key)
+        return default if value is None else value
+
+    @property
+    def iterations(self) -> int | None:
+        """Optimiser steps that the metrics cover, or None without metrics."""
+        ends = [int(s.iterations[-1]) for name, s in self.metrics.items() if not is_result(name)]
+        return max(ends) + 1 if ends else None
+
+    @property
+    def results(self) -> dict[str, float]:
+        """The last evaluation, such as {"bbox/AP": 31.2}; empty when nothing was evaluated yet."""
+        return {name: float(s.values[-1]) for name, s in self.metrics.items() if is_result(name)}
+
+    def predictions(self) -> list[dict] | None:
+        """What the COCO evaluator wrote for every held-out image, or None when it has not run."""
+        file = self.path / PREDICTIONS_FILE
+        return json.loads(file.read_text()) if file.is_file() else None
+
+
+def is_result(name: str) -> bool:
+    """Whether a metric is an evaluation result of a detection task."""
+    return name.startswith(("bbox/", "segm/"))
+
+
+def read_run(name: str, path: str | Path) -> Run:
+    """Reads an output directory.
+
+    Raises:
+        ConfigError: the directory is not there, or is not that of a run.
+        DataError: its metrics are damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ConfigError(
+            f"{name}: there is no run directory {str(path)!r}. Give the train.output_dir of the run."
+        )
+    file = path / CONFIG_FILE
+    if not file.is_file():
+        raise ConfigError(
+            f"{name}: {str(path)!r} has no {CONFIG_FILE}, so it is not the output directory of a run. Give "
+            "the folder that the trainer wrote."
+        )
+    try:
+        config = OmegaConf.load(file)
+    except Exception as error:  # yaml and omegaconf have no common base for what a damaged file raises
+        raise ConfigError(f"{name}: {file} cannot be read as a config: {error}") from error
+    if not isinstance(config, DictConfig) or "model" not in config or "train" not in config:
+        raise ConfigError(f"{name}: {file} is not the config of a run: it lacks model or train.")
+    metrics_file = path / METRICS_FILE
+    metrics = read_metrics(metrics_file) if metrics_file.is_file() else {}
+    return Run(name, path, config, metrics, _newest_checkpoint(path))
+
+
+def _newest_checkpoint(path: Path) -> Path | None:
+    pointer = path / "last_checkpoint"
+    if not pointer.is_file():
+        return None
+    file = path / pointer.read_text().strip()
+    return file if file.is_file() else None
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A result for a table: "n/a" where there is none, as the evaluator says for a class without objects."""
+    return "n/a" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
