@@ -1,0 +1,1 @@
+"""Checkpoints: exact, verified saving and resuming, and loading weights into other models."""
