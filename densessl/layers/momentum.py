@@ -34,7 +34,12 @@ def update_momentum_copy(
             ExponentialMovingAverage does. By default they stay those of the copy's own forward passes, as
             in the authors' code.
     """
+    if copy_buffers:
+        for target, source in zip(averaged.buffers(), module.buffers(), strict=True):
+            target.copy_(source if skip is None else torch.where(skip.to(torch.bool), target, source))
     targets, sources = list(averaged.parameters()), list(module.parameters())
+    if not targets:  # a part without parameters; multi-tensor kernels refuse empty lists
+        return
     if skip is None:
         torch._foreach_lerp_(targets, sources, 1.0 - momentum)
     else:
@@ -42,6 +47,3 @@ def update_momentum_copy(
         steps = torch._foreach_sub(sources, targets)
         torch._foreach_mul_(steps, weight)
         torch._foreach_add_(targets, steps)
-    if copy_buffers:
-        for target, source in zip(averaged.buffers(), module.buffers(), strict=True):
-            target.copy_(source if skip is None else torch.where(skip.to(torch.bool), target, source))

@@ -18,15 +18,16 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 
-def register_queue(module: nn.Module, name: str, size: int, dim: int, generator: torch.Generator) -> None:
+def register_queue(module: nn.Module, name: str, size: int, dim: int, seed: int) -> None:
     """Adds the buffers of a queue to `module`; they are saved with it.
 
     `<name>` (size, dim) float32: unit vectors, random at first. `<name>_ptr` (1,) int64: the row written
     next. `<name>_filled` (1,) int64: the rows that hold real keys.
 
     Args:
-        generator: CPU generator with the same seed on every rank; buffers are not broadcast in training.
+        seed: of the random rows; the same on every rank, since buffers are not broadcast in training.
     """
+    generator = torch.Generator().manual_seed(seed)
     keys = torch.randn(size, dim, generator=generator, device="cpu")
     module.register_buffer(name, F.normalize(keys, dim=1).to(torch.get_default_device()))
     module.register_buffer(f"{name}_ptr", torch.zeros(1, dtype=torch.int64))

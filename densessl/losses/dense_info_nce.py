@@ -1,8 +1,8 @@
 """Dense contrastive loss over matched positions, and the match.
 
 "Dense Contrastive Learning for Self-Supervised Visual Pre-Training" (https://arxiv.org/abs/2011.09157),
-Eq. (2)-(4); authors' code WXinlong/DenseCL, openselfsup/models/densecl.py:194-214. Letters: N images,
-C backbone channels, S positions of the query map, R of the key map, D embedding, K queue length.
+sections 3.3 and 3.4; authors' code WXinlong/DenseCL, openselfsup/models/densecl.py:194-214. Letters: N
+images, C backbone channels, S positions of the query map, R of the key map, D embedding, K queue length.
 """
 
 import torch
@@ -50,9 +50,7 @@ def distinct_match_share(match: Tensor, num_keys: int) -> Tensor:
     return hit.sum(1).mean() / match.shape[1]
 
 
-def dense_info_nce(
-    query: Tensor, key: Tensor, match: Tensor, queue: Tensor, temperature: float
-) -> Tensor:
+def dense_info_nce(query: Tensor, key: Tensor, match: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """InfoNCE of every query position with its matched key position as the positive.
 
     Args:

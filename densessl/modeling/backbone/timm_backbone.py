@@ -19,17 +19,13 @@ class TimmBackbone(Backbone):
         model_args: further arguments of timm's constructor, e.g. {"img_size": 224}.
 
     Raises:
-        ConfigError: timm is not installed, or has no such model with feature maps.
+        ConfigError: timm has no such model with feature maps.
     """
 
     def __init__(self, name: str, out_indices: Sequence[int] | None = None, model_args: dict | None = None):
         super().__init__()
-        try:
-            import timm  # optional, and slow to import
-        except ImportError as error:
-            raise ConfigError(
-                f"TimmBackbone({name!r}) needs timm, which is not installed: pip install 'densessl[convert]'."
-            ) from error
+        import timm  # slow to import, and most configs do without
+
         arguments = dict(model_args or {})
         if out_indices is not None:
             arguments["out_indices"] = tuple(out_indices)

@@ -84,7 +84,7 @@ class DenseProjectionHead(nn.Module):
         init_head(self, init)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) backbone map -> (N, D, S) outputs, not normalised, and the (N, C, S) map under them."""
+        """(N, C, H, W) map -> (N, D, S) outputs, not normalised, and the (N, C, S) map under them."""
         if self.num_grid is not None:
             feature = F.adaptive_avg_pool2d(feature, self.num_grid)
         return self.mlp(feature).flatten(2), feature.flatten(2)

@@ -1,7 +1,7 @@
 """Projector and predictor of SimSiam.
 
-"Exploring Simple Siamese Representation Learning" (https://arxiv.org/abs/2011.10566), section 3; authors' code
-facebookresearch/simsiam, simsiam/builder.py:15-61. Letters: N images, C backbone channels, D embedding.
+"Exploring Simple Siamese Representation Learning" (https://arxiv.org/abs/2011.10566), section 3; authors'
+code facebookresearch/simsiam, simsiam/builder.py:15-61. Letters: N images, C backbone channels, D embedding.
 """
 
 from torch import Tensor, nn
