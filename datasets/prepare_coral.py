@@ -13,7 +13,6 @@ Instances are cut at tile borders, so a large colony may have pieces in both spl
 how well the detector knows this reef, not other reefs.
 """
 
-import argparse
 import io
 import tarfile
 import tempfile
@@ -28,7 +27,7 @@ from shapely.geometry.base import BaseGeometry
 from densessl.data.datasets.sample_writer import (
     CocoWriter,
     build_atomically,
-    dataset_root,
+    builder_parser,
     main_guard,
     pip_download,
     sha256_of,
@@ -174,12 +173,7 @@ def build(folder: Path, tile_size: int, sdist: Path | None, expected_sha256: str
 
 def main() -> str:
     """Parses the command line, builds, and returns what to print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=dataset_root() / "coral", help="folder of the data set"
-    )
+    parser = builder_parser(__doc__, "coral")
     parser.add_argument("--tile-size", type=int, default=635, help="side of a tile in pixels, about")
     parser.add_argument("--sdist", type=Path, help="the source distribution, if already on disk (no network)")
     args = parser.parse_args()

@@ -29,7 +29,7 @@ from PIL import Image
 from densessl.data.datasets.sample_writer import (
     CocoWriter,
     build_atomically,
-    dataset_root,
+    builder_parser,
     main_guard,
     mask_to_rle,
     sha256_of,
@@ -324,19 +324,14 @@ def build(
     parts = [
         write_split(folder, split, counts[split], classes, cutouts, photographs, recipe) for split in SPLITS
     ]
-    head = "Composed from files of two Debian packages. The cut-outs' licence (GPL-2) covers the compositions.\n\n"
+    head = "Composed from files of two Debian packages; the cut-outs' GPL-2 covers the compositions.\n\n"
     (folder / "LICENSE.txt").write_text(head + licence)
     return f"cutpaste ({recipe}): " + "; ".join(parts)
 
 
 def parse_args() -> argparse.Namespace:
     """Command line, with everything that can be wrong in it checked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=dataset_root() / "cutpaste", help="folder of the data set"
-    )
+    parser = builder_parser(__doc__, "cutpaste")
     parser.add_argument("--images", type=int, default=400, help="training pictures")
     parser.add_argument("--val-images", type=int, default=80, help="validation pictures")
     parser.add_argument("--size", type=int, default=320, help="side of a picture in pixels")

@@ -7,13 +7,12 @@ stereo pair is left out: `prepare_stereo.py` keeps it for scoring correspondence
 together with the training tiles of `coral`: `datasets/photos/images`, `datasets/coral/images/train`.
 """
 
-import argparse
 import importlib.metadata
 import importlib.util
 import shutil
 from pathlib import Path
 
-from densessl.data.datasets.sample_writer import build_atomically, dataset_root, main_guard
+from densessl.data.datasets.sample_writer import build_atomically, builder_parser, main_guard
 from densessl.errors import DataError
 
 PHOTOGRAPHS = (
@@ -68,8 +67,8 @@ def build(folder: Path) -> str:
     for name in PHOTOGRAPHS:
         shutil.copyfile(require_file(source / name), folder / "images" / name)
     (folder / "LICENSE.txt").write_text(
-        f"Copied from the wheel of scikit-image {skimage_version()} (BSD-3-Clause), skimage/data. Public domain,\n"
-        "CC0 or free to use, file by file: see the docstrings of skimage.data and\n"
+        f"Copied from the wheel of scikit-image {skimage_version()} (BSD-3-Clause), skimage/data. Public\n"
+        "domain, CC0 or free to use, file by file: see the docstrings of skimage.data and\n"
         "https://scikit-image.org/docs/stable/license.html\n"
     )
     return f"photos: {len(PHOTOGRAPHS)} photographs of scikit-image {skimage_version()}"
@@ -77,12 +76,7 @@ def build(folder: Path) -> str:
 
 def main() -> str:
     """Parses the command line, builds, and returns what to print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=dataset_root() / "photos", help="folder of the data set"
-    )
+    parser = builder_parser(__doc__, "photos")
     return build_atomically(parser.parse_args().output, build)
 
 

@@ -10,7 +10,6 @@ Convention, checked against the pixels when building: the pixel (y, x) of left.p
 docstring of skimage.data.stereo_motorcycle states another indexing; the pixels decide.)
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from PIL import Image
 from prepare_photos import require_file, skimage_data_folder, skimage_version
 
-from densessl.data.datasets.sample_writer import build_atomically, dataset_root, main_guard
+from densessl.data.datasets.sample_writer import build_atomically, builder_parser, main_guard
 from densessl.errors import DataError
 
 
@@ -60,8 +59,8 @@ def build(folder: Path) -> str:
     matched, unmatched = photometric_error(left, right, disparity)
     if disparity.shape != left.shape[:2] or matched > 0.5 * unmatched:
         raise DataError(
-            f"{source}: disparity {disparity.shape} does not match the pictures {left.shape}: error {matched:.1f} "
-            f"with it, {unmatched:.1f} without; another scikit-image?"
+            f"{source}: disparity {disparity.shape} does not match the pictures {left.shape}: error "
+            f"{matched:.1f} with it, {unmatched:.1f} without; another scikit-image?"
         )
     np.savez_compressed(folder / "disparity.npz", disparity=disparity)
     valid = float(np.isfinite(disparity).mean())
@@ -85,12 +84,7 @@ def build(folder: Path) -> str:
 
 def main() -> str:
     """Parses the command line, builds, and returns what to print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=dataset_root() / "stereo", help="folder of the data set"
-    )
+    parser = builder_parser(__doc__, "stereo")
     return build_atomically(parser.parse_args().output, build)
 
 

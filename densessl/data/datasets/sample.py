@@ -67,8 +67,8 @@ def require_built(path: Path, folder: str) -> Path:
     """Returns `path` if it is a file; otherwise a DataError names the command that builds it."""
     if not path.is_file():
         raise DataError(
-            f"{path}: not found. Build it with `python datasets/prepare_{folder}.py`, or set DETECTRON2_DATASETS "
-            "to the folder that holds it."
+            f"{path}: not found. Build it with `python datasets/prepare_{folder}.py`, or set "
+            "DETECTRON2_DATASETS to the folder that holds it."
         )
     return path
 

@@ -12,6 +12,7 @@ Layout of every annotated set, below its root::
     SHA256SUMS                         of every other file, in the form that `sha256sum -c` reads
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -223,6 +224,16 @@ def pip_download(requirement: str, folder: Path, *options: str) -> Path:
             f"pip could not download {requirement}: {reason}. Without a network pass the file itself."
         )
     return files[0]
+
+
+def builder_parser(description: str, name: str) -> argparse.ArgumentParser:
+    """Command-line parser of a builder, with its `--output`; `description` is the builder's docstring."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = dataset_root() / name
+    parser.add_argument("--output", type=Path, default=default, help=f"folder of the data set ({default})")
+    return parser
 
 
 def main_guard(run: Callable[[], str]) -> None:
