@@ -2,7 +2,8 @@
 
 `TrainingCheckpointer` extends fvcore's Checkpointer (`fvcore/common/checkpoint.py`) and changes what is
 unsafe there: files are written atomically with a checksum, `last_checkpoint` moves last and is checked when
-read, retention survives a resume, random states of all ranks are saved, and a run resumes exactly or is refused.
+read, retention survives a resume, random states of all ranks are saved, and a run resumes exactly or is
+refused.
 """
 
 import logging
@@ -191,32 +192,9 @@ class TrainingCheckpointer(Checkpointer):
         Raises:
             CheckpointError: `last_checkpoint` leads outside the directory, or no file there is valid.
         """
-        pointed = files.read_pointer(self.save_dir)
-        candidates = [path for _, path in reversed(files.list_checkpoints(self.save_dir))]
-        if pointed and pointed not in candidates:
-            if os.path.isfile(pointed):
-                candidates.append(pointed)
-            else:
-                self.logger.warning("last_checkpoint names %s, which does not exist", pointed)
-        failures = []
-        for path in candidates:
-            files.require_inside(self.save_dir, path)
-            try:
-                files.verify(path)
-            except CheckpointError as error:
-                self.logger.warning("%s Trying the one before it.", error)
-                self._damaged.add(path)
-                failures.append(str(error))
-                continue
-            if pointed and path != pointed:
-                self.logger.warning("last_checkpoint names %s; %s is used", pointed, path)
-            return path
-        if failures or pointed:
-            reasons = " ".join(failures) or f"last_checkpoint names {pointed}, which does not exist."
-            raise CheckpointError(
-                f"No valid checkpoint in {self.save_dir}. {reasons} Start again in another train.output_dir."
-            )
-        return ""
+        path, damaged = files.newest_valid(self.save_dir)
+        self._damaged.update(damaged)
+        return path
 
     def resume(self) -> int | None:
         """Loads the newest valid checkpoint of the run directory into model and checkpointables.

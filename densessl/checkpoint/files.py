@@ -11,6 +11,7 @@ the final name directly (`fvcore/common/checkpoint.py`, `Checkpointer.save`): a 
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -310,6 +311,46 @@ def require_inside(directory: str, path: str) -> None:
             f"{path} is a link that leads out of the run directory, to {target}; "
             "replace it by the file itself, or name that file in train.init_checkpoint."
         )
+
+
+def newest_valid(directory: str) -> tuple[str, list[str]]:
+    """The newest checkpoint of a run directory whose checksum agrees, and the damaged ones that were newer.
+
+    A kill between writing a file and moving the pointer leaves the pointer on the file before; both are
+    valid, and the newer one is taken.
+
+    Returns:
+        (path, paths of damaged files); ("", []) for a directory without checkpoints.
+
+    Raises:
+        CheckpointError: `last_checkpoint` or a checkpoint leads outside the directory, or none is valid.
+    """
+    logger = logging.getLogger(__name__)
+    pointed = read_pointer(directory)
+    candidates = [path for _, path in reversed(list_checkpoints(directory))]
+    if pointed and pointed not in candidates and os.path.isfile(pointed):
+        candidates.append(pointed)
+    damaged, reasons = [], []
+    for path in candidates:
+        require_inside(directory, path)
+        try:
+            verify(path)
+        except CheckpointError as error:
+            logger.warning("%s Trying the one before it.", error)
+            damaged.append(path)
+            reasons.append(str(error))
+            continue
+        if path != pointed:
+            logger.warning("%s names %s; %s is used", POINTER, pointed or "nothing", path)
+        return path, damaged
+    if pointed and not os.path.isfile(pointed):
+        reasons.append(f"{POINTER} names {pointed}, which does not exist.")
+    if reasons:
+        raise CheckpointError(
+            f"No valid checkpoint in {directory}. {' '.join(reasons)} "
+            "Start again in another train.output_dir."
+        )
+    return "", []
 
 
 def link_final(path: str) -> str:
