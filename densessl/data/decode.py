@@ -43,18 +43,8 @@ def printable(path: str | bytes | os.PathLike) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def decode_record(record: dict, **kwargs: Any) -> np.ndarray:
-    """Decodes a dataset record: its `image_bytes` (LMDB, tar shards) or the file `file_name`.
-
-    `kwargs` are those of `decode_image`.
-    """
-    if "image_bytes" in record:
-        return decode_image(record["image_bytes"], name=record["file_name"], **kwargs)
-    return decode_image(record["file_name"], **kwargs)
-
-
 def decode_image(
-    source: str | bytes | os.PathLike,
+    source: str | bytes | os.PathLike | dict,
     *,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -63,7 +53,8 @@ def decode_image(
     """Decodes one image.
 
     Args:
-        source: a path, or the bytes of a file.
+        source: a path, the bytes of a file, or a dataset record: its `image_bytes` where it has them (LMDB,
+            tar shards), else the file `file_name`.
         name: for messages, where `source` is bytes.
         max_pixels: larger images (by their header) are refused.
         min_size: allows JPEGs to be decoded at 1/2, 1/4 or 1/8 scale while both sides stay at least this
@@ -76,6 +67,9 @@ def decode_image(
     Raises:
         DataError: with the path and the reason.
     """
+    if isinstance(source, dict):
+        name = source["file_name"]
+        source = source.get("image_bytes", name)
     if isinstance(source, bytes):
         name, data = name or f"<{len(source)} bytes>", source
     else:

@@ -1,6 +1,7 @@
 """Records and names in packed arrays, and the hash by which ranks and resumed runs recognise their data."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,13 +20,13 @@ class PackedNames(Sequence):
     """
 
     def __init__(self, names: Iterable[bytes]):
-        lengths: list[int] = []
+        lengths = array("q")
         buffer = bytearray()
         for name in names:
             buffer += name
             lengths.append(len(name))
-        self._buffer = np.frombuffer(bytes(buffer), np.uint8)
-        self._ends = np.cumsum(np.array(lengths, np.int64))
+        self._buffer = np.frombuffer(buffer, np.uint8)
+        self._ends = np.cumsum(np.frombuffer(lengths, np.int64))
 
     def __len__(self) -> int:
         return len(self._ends)
