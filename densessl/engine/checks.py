@@ -1,0 +1,123 @@
+"""What can be known to be wrong with a run before its model is built."""
+
+import difflib
+import math
+import os
+from argparse import Namespace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from densessl.errors import CheckpointError, ConfigError, DataError
+
+AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_values(cfg: DictConfig, args: Namespace) -> None:
+    """Checks the numbers and files of the `train` node.
+
+    Raises:
+        ConfigError: a value is out of range, or options exclude each other.
+        CheckpointError: `train.init_checkpoint` does not exist.
+    """
+    train = cfg.train
+    for key, least in (
+        ("max_iter", 1),
+        ("accumulate", 1),
+        ("log_period", 1),
+        ("eval_period", 0),
+        ("seed", 0),
+    ):
+        _require(train[key] >= least, f"train.{key}={train[key]}", f"it must be at least {least}")
+    period = train.checkpointer.period
+    _require(period >= 1, f"train.checkpointer.period={period}", "it must be at least 1")
+    for key in ("norm", "value"):
+        limit = train.clip_grad[key]
+        _require(
+            limit is None or limit > 0,
+            f"train.clip_grad.{key}={limit}",
+            "it must be positive, or null for off",
+        )
+    lr = OmegaConf.select(cfg, "optimizer.lr")
+    _require(lr is None or (math.isfinite(lr) and lr >= 0), f"optimizer.lr={lr}", "it must be a number >= 0")
+    _require(train.lr_scaling.base_batch > 0, "train.lr_scaling.base_batch", "it must be positive")
+    _require(
+        not (train.compile and train.activation_checkpointing),
+        "train.compile and train.activation_checkpointing are both true",
+        "use one of them: the compiler chooses what to recompute by itself",
+    )
+    if args.eval_only:
+        _require(
+            train.init_checkpoint, "--eval-only without train.init_checkpoint", "name the weights to evaluate"
+        )
+        _require("evaluator" in cfg.dataloader, "--eval-only", "the config has no dataloader.evaluator")
+    path = train.init_checkpoint
+    if path and "://" not in path and not os.path.exists(path):
+        raise CheckpointError(f"train.init_checkpoint={path!r} does not exist; check the path.")
+
+
+def check_batch(cfg: DictConfig, world_size: int) -> None:
+    """Raises ConfigError unless the global batch divides into equal micro-batches."""
+    batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+    parts = world_size * cfg.train.accumulate
+    _require(
+        batch is None or (batch > 0 and batch % parts == 0),
+        f"dataloader.train.total_batch_size={batch}",
+        f"it must be a multiple of {world_size} process(es) x train.accumulate={cfg.train.accumulate}"
+        f" = {parts}",
+    )
+
+
+def check_datasets(cfg: DictConfig) -> None:
+    """Checks that the dataset names of train and test loaders are registered and their files exist.
+
+    Raises:
+        DataError: naming the dataset, what is missing, and the nearest registered name.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    for part in ("train", "test"):
+        names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
+        if names is None:
+            continue
+        for name in [names] if isinstance(names, str) else names:
+            if name not in DatasetCatalog.list():
+                close = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
+                hint = f" Nearest: {', '.join(close)}." if close else ""
+                raise DataError(f"dataloader.{part}.dataset: {name!r} is not a registered dataset.{hint}")
+            metadata = MetadataCatalog.get(name)
+            for key in ("json_file", "image_root", "dirname", "sem_seg_root", "panoptic_json"):
+                path = getattr(metadata, key, None)
+                if isinstance(path, str) and "://" not in path and not os.path.exists(path):
+                    raise DataError(
+                        f"dataset {name!r}: {path} ({key}) does not exist. Put the data there, or set "
+                        "DETECTRON2_DATASETS to the folder that holds it (datasets/README.md)."
+                    )
+
+
+def amp_dtype(amp: Any, device: torch.device) -> torch.dtype | None:
+    """Returns the autocast type for the `train.amp` node, or None for full precision.
+
+    "auto" is bfloat16 on a GPU that has it, and full precision elsewhere.
+
+    Raises:
+        ConfigError: an unknown type, or one the device cannot compute in.
+    """
+    if not amp.enabled:
+        return None
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if amp.dtype == "auto":
+        return torch.bfloat16 if native else None
+    _require(amp.dtype in AMP_TYPES, f"train.amp.dtype={amp.dtype!r}", f"use auto, {' or '.join(AMP_TYPES)}")
+    _require(
+        device.type == "cpu" or native or amp.dtype != "bfloat16",
+        "train.amp.dtype=bfloat16",
+        "this GPU has no bfloat16 arithmetic: use float16, or auto for full precision here",
+    )
+    return AMP_TYPES[amp.dtype]
+
+
+def _require(condition: Any, what: str, how: str) -> None:
+    if not condition:
+        raise ConfigError(f"{what}: {how}.")
