@@ -112,6 +112,9 @@ def _decode(data: bytes, name: str, max_pixels: int, min_size: int | None) -> np
             pixels = _decode_jpeg(data, min_size)
             if pixels is not None:
                 return np.ascontiguousarray(_upright(pixels, _orientation(image)))
+        if image.format == "PNG":
+            with Image.open(io.BytesIO(data)) as check:  # load() reads past the checksums
+                check.verify()
         image.load()
         # after load(): Pillow turns TIFFs itself and then drops the tag
         return np.ascontiguousarray(_upright(_to_rgb(image, name), _orientation(image)))
