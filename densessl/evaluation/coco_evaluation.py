@@ -63,7 +63,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             if metadata.get(field) is None:
                 raise ConfigError(
                     f"evaluator of {dataset_name}: its metadata has no {field!r}; register it with COCO "
-                    "annotations (detectron2.data.datasets.register_coco_instances) or choose another evaluator."
+                    "annotations (detectron2's register_coco_instances) or choose another evaluator."
                 )
         super().__init__(
             dataset_name,

@@ -203,9 +203,8 @@ def _evaluate_half(rank: int, path: str, out: str) -> None:
     from detectron2.utils import comm
 
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{out}.rendezvous", rank=rank, world_size=2
-    )
+    rendezvous = f"file://{out}.rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     comm.create_local_process_group(2)
     register_coco_instances("evaluation_two_ranks", {}, path, "")
     records = DatasetCatalog.get("evaluation_two_ranks")
