@@ -18,18 +18,21 @@ PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RG
 
 
 class FeatureExtractor:
-    """Photograph in, last feature map of a frozen backbone out.
+    """Photograph in, feature map of a frozen backbone out.
 
     Args:
         backbone: d2 backbone in eval mode.
+        feature: which of its outputs.
         pixel_mean, pixel_std: RGB, 0-255.
     """
 
-    def __init__(self, backbone: nn.Module, pixel_mean: Sequence[float], pixel_std: Sequence[float]):
+    def __init__(
+        self, backbone: nn.Module, feature: str, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+    ):
         self.backbone = backbone.eval().requires_grad_(False)
         self.mean = torch.tensor(list(pixel_mean)).view(3, 1, 1)
         self.std = torch.tensor(list(pixel_std)).view(3, 1, 1)
-        self.feature = list(backbone.output_shape())[-1]  # d2 lists features from fine to coarse
+        self.feature = feature
 
     def preprocess(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 RGB -> (1, 3, H, W) float32."""
@@ -50,19 +53,21 @@ def _extractor(run: Run) -> FeatureExtractor:
         node = OmegaConf.create(OmegaConf.to_container(run.config.model, resolve=True))
         backbone = instantiate(node.backbone)
     mean, std = run.setting("model.pixel_mean", PIXEL_MEAN), run.setting("model.pixel_std", PIXEL_STD)
-    return FeatureExtractor(backbone, mean, std)
+    # d2 lists the outputs from fine to coarse: the last one where the model does not name its own.
+    feature = run.setting("model.in_feature", list(backbone.output_shape())[-1])
+    return FeatureExtractor(backbone, feature, mean, std)
 
 
 def pretrained_backbone(run: Run) -> FeatureExtractor:
     """The backbone of a pretraining run with the weights of its newest checkpoint.
 
     Raises:
-        CheckpointError: there is no checkpoint, or its backbone is not the one of the config.
+        CheckpointError: there is no checkpoint, it is damaged, or its backbone is not that of the config.
     """
     if run.checkpoint is None:
         raise CheckpointError(f"{run.name}: {run.path} has no checkpoint yet.")
-    state = torch.load(run.checkpoint, map_location="cpu", weights_only=True)["model"]
-    weights = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    model = run.state["model"]
+    weights = {k.removeprefix("backbone."): v for k, v in model.items() if k.startswith("backbone.")}
     extractor = _extractor(run)
     try:
         extractor.backbone.load_state_dict(weights)

@@ -47,13 +47,13 @@ class Matches:
 
 @dataclass(frozen=True)
 class MatchAccuracy:
-    """Counts over locations whose true partner lies within the other view; sums of several pairs add up.
+    """Counts of one pair of views; those of several pairs add up.
 
     Attributes:
-        cells: locations of the first view with a partner.
+        cells: locations of the first view whose true partner lies within the second.
         nearest_correct: of these, how many have their nearest neighbour within one cell of the truth.
-        mutual: mutual matches above the threshold among them.
-        mutual_correct: of these, how many lie within one cell of the truth.
+        mutual: mutual matches above the threshold, also of locations that the other view does not show.
+        mutual_correct: of these, how many lie within one cell of the truth; without a partner, none does.
         chance: expected `nearest_correct` of a uniformly random choice.
     """
 
@@ -113,25 +113,29 @@ def cell_centres(map_size: tuple[int, int], image_size: tuple[int, int]) -> Tens
     return torch.stack([x.repeat(rows), y.repeat_interleave(columns)], dim=1)
 
 
-def true_offsets(
+def correct_pairs(
     map_size: tuple[int, int], query_geometry: ViewGeometry, key_geometry: ViewGeometry
 ) -> tuple[Tensor, Tensor]:
-    """How far each location of the second view lies from the true partner of each location of the first.
+    """Which matches between two views of one photograph are right.
+
+    A pair is right when the centre of the second view's cell is at most one cell from the true partner of
+    the first view's cell, horizontally and vertically, and that partner lies within the second view.
 
     Args:
         map_size: (h, w) cells, the same for both views.
 
     Returns:
-        (S, S) float64 distance in cells of the second view, the larger of horizontal and vertical;
-        (S,) bool, whether the true partner lies within the second view.
+        (S, S) bool, right pairs of first and second location;
+        (S,) bool, whether the true partner of a first location lies within the second view.
     """
     height, width = key_geometry.output_size
     partners, inside = correspondence(query_geometry, key_geometry, map_size)  # (h, w, 2), (h, w)
     partners = torch.from_numpy(partners).flatten(0, 1)  # (S, 2)
+    inside = torch.from_numpy(inside).flatten()  # (S,)
     centres = cell_centres(map_size, key_geometry.output_size)  # (S, 2)
     cell = torch.tensor([width / map_size[1], height / map_size[0]], dtype=torch.float64)
-    offsets = ((partners[:, None] - centres[None]).abs() / cell).amax(dim=2)
-    return offsets, torch.from_numpy(inside).flatten()
+    offsets = ((partners[:, None] - centres[None]).abs() / cell).amax(dim=2)  # (S, S)
+    return (offsets <= 1) & inside[:, None], inside
 
 
 def match_accuracy(
@@ -143,26 +147,21 @@ def match_accuracy(
 ) -> MatchAccuracy:
     """Scores the matches of two views of one photograph against their geometry.
 
-    A match counts as correct when the centre of the matched cell is at most one cell from the true point,
-    horizontally and vertically. `nearest_correct / cells` does not depend on a threshold and has the same
-    denominator for every model: it is the number to compare.
+    `nearest_correct / cells` does not depend on a threshold and has the same denominator for every model:
+    it is the number to compare.
 
     Args:
         query, key: (C, h, w) features of the two views, same size.
     """
-    offsets, inside = true_offsets(tuple(query.shape[1:]), query_geometry, key_geometry)
-    close = offsets <= 1  # (S, S)
-    nearest = cosine_matrix(query, key).argmax(dim=1).cpu()  # (S,)
-    hit = close[torch.arange(len(nearest)), nearest]
+    correct, inside = correct_pairs(tuple(query.shape[1:]), query_geometry, key_geometry)
+    nearest = cosine_matrix(query, key).argmax(dim=1)  # (S,)
     matches = mutual_matches(query, key, threshold)
-    scored = inside[matches.query.cpu()]
-    mutual_hit = close[matches.query.cpu(), matches.key.cpu()] & scored
     return MatchAccuracy(
         cells=int(inside.sum()),
-        nearest_correct=int((hit & inside).sum()),
-        mutual=int(scored.sum()),
-        mutual_correct=int(mutual_hit.sum()),
-        chance=float(close[inside].double().mean(dim=1).sum()),
+        nearest_correct=int(correct[torch.arange(len(nearest)), nearest].sum()),
+        mutual=len(matches),
+        mutual_correct=int(correct[matches.query, matches.key].sum()),
+        chance=float(correct.double().mean(dim=1).sum()),
     )
 
 

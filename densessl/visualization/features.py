@@ -90,17 +90,3 @@ def colour_maps(feature_maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
         colours = (basis(feature_map) * 255).round().to(torch.uint8).cpu().numpy()  # (h, w, 3)
         drawings.append(cv2.resize(colours, (width, height), interpolation=cv2.INTER_LINEAR))
     return drawings
-
-
-def effective_rank(feature_maps: Sequence[Tensor]) -> float:
-    """exp(entropy) of the normalised singular values of the centred locations: how many directions are used.
-
-    1 when all locations lie on one line, at most min(S, C). Source: Roy and Vetterli, "The effective rank",
-    EUSIPCO 2007. Identical locations everywhere give 0.
-    """
-    rows = torch.cat([_locations(m) for m in feature_maps])
-    values = torch.linalg.svdvals(rows - rows.mean(dim=0))
-    if float(values.sum()) < 1e-6 * len(rows):
-        return 0.0
-    share = values / values.sum()
-    return float(torch.exp(-(share * torch.log(share.clamp_min(1e-12))).sum()))

@@ -21,7 +21,7 @@ LEVELS = {"good": "Good", "watch": "Watch", "bad": "Problem", "info": "Note"}
 
 COLLAPSE_GAP = 0.02  # positive minus negative cosine below this: the outputs carry no image
 CHANCE_MARGIN = 0.02  # a loss within this share of ln(K+1) is at chance
-FEW_MATCHES = 0.1  # share of key locations that are matched; below it one location attracts the rest
+FEW_MATCHES = 0.25  # share of key locations that are matched; below it a few locations attract the rest
 DEAD_STD = 0.1  # sqrt(D) * deviation of unit outputs: 1 when spread over the sphere, 0 when collapsed
 STALE_AGE = 2.0  # age of the oldest key over the memory 1/(1-m) of the momentum encoder
 
@@ -63,9 +63,9 @@ class Facts:
         return math.log(self.queue_size + 1) if self.queue_size else None
 
 
-def _named(metrics: Mapping[str, Series], *endings: str) -> list[Series]:
-    """Series whose last name component is one of `endings`, in the order of the endings."""
-    return [s for ending in endings for name, s in metrics.items() if name.rsplit("/", 1)[-1] == ending]
+def _named(metrics: Mapping[str, Series], ending: str) -> list[Series]:
+    """Series whose name after the method's prefix is `ending`."""
+    return [s for name, s in metrics.items() if name.rsplit("/", 1)[-1] == ending]
 
 
 def judge(metrics: Mapping[str, Series], facts: Facts) -> list[Verdict]:
@@ -110,44 +110,39 @@ def _loss(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
 
 
 def _similarity(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
-    positives = {n: s for n, s in metrics.items() if n.endswith("positive_similarity")}
-    pairs = [
-        (name, positive, metrics[partner])
-        for name, positive in positives.items()
-        if (partner := name.replace("positive_similarity", "negative_similarity")) in metrics
-    ]
-    if not pairs:
+    gaps = {}
+    for name, positive in metrics.items():
+        partner = metrics.get(name.replace("positive_", "negative_"))
+        if "positive_" in name and partner is not None:
+            gaps[name] = positive.tail(), partner.tail()
+    if not gaps:
         return None
-    gaps = {name: (p.tail(), n.tail()) for name, p, n in pairs}
-    text = "; ".join(
-        f"{name.removesuffix('_similarity')} {p:.2f} against negative {n:.2f}"
-        for name, (p, n) in gaps.items()
-    )
+    text = "; ".join(f"{name} {p:.2f} against {n:.2f}" for name, (p, n) in gaps.items())
     if any(p - n < COLLAPSE_GAP for p, n in gaps.values()):
         return Verdict(
             "bad",
-            f"Collapse: the two views of an image are no more alike than views of different images (cosine "
-            f"{text}). Lower the learning rate, and check that the key encoder follows the query encoder.",
+            "Collapse: two views of an image are no more alike than views of different images (cosine of "
+            f"positives and negatives: {text}). Lower the learning rate.",
         )
     return Verdict(
-        "good", f"No collapse: two views of an image are closer than different images (cosine {text})."
+        "good",
+        f"No collapse: two views of an image are closer than different images (cosine of positives and "
+        f"negatives: {text}).",
     )
 
 
 def _spread(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
-    spreads = _named(metrics, "feature_std", "output_std", "std")
+    spreads = {name: s.tail() for name, s in metrics.items() if name.endswith("feature_std")}
     if not spreads:
         return None
-    end = spreads[0].tail()
-    if end < DEAD_STD:
-        return Verdict(
-            "bad", f"Collapse: {spreads[0].name} ends at {end:.3f}; all images give the same output."
-        )
-    return Verdict("good", f"Outputs differ between images: {spreads[0].name} ends at {end:.2f}.")
+    text = ", ".join(f"{name} ends at {end:.2f}" for name, end in spreads.items())
+    if min(spreads.values()) < DEAD_STD:
+        return Verdict("bad", f"Collapse: all images give nearly the same output ({text}; 1 is full spread).")
+    return Verdict("good", f"Outputs differ between images ({text}; 1 is full spread, 0 a constant).")
 
 
 def _matches(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
-    shares = _named(metrics, "distinct_matches", "match_rate")
+    shares = _named(metrics, "match_distinct")
     if not shares:
         return None
     end = shares[0].tail()
@@ -161,16 +156,17 @@ def _matches(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
 
 
 def _queue_fill(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
-    fills = _named(metrics, "queue_fill")
-    if not fills or not len(fills[0].finite):
+    fills = _named(metrics, "queue_filled")
+    if not fills or not len(fills[0].finite) or not facts.queue_size:
         return None
     end = float(fills[0].finite[-1])
-    if end < 1:
+    if end < facts.queue_size:
         return Verdict(
             "watch",
-            f"The queue holds {end:.0%} real keys; the rest are random. Train longer or shorten the queue.",
+            f"The queue holds {end:,.0f} real keys of {facts.queue_size:,}; the rest are random. Train "
+            "longer or shorten the queue.",
         )
-    return Verdict("good", "The queue holds real keys only.")
+    return Verdict("good", f"The queue of {facts.queue_size:,} holds real keys only.")
 
 
 def _queue_age(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:

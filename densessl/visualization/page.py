@@ -84,6 +84,7 @@ td.best{font-weight:700}
 .strip{display:grid;gap:.6rem;grid-template-columns:repeat(var(--columns),minmax(0,1fr));
 margin:.4rem 0 1.4rem}
 figure{margin:0;padding:.75rem;background:var(--card);border-radius:8px;min-width:0}
+.strip.stack{grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr))}
 .strip figure{padding:0;background:none}
 figcaption{font-size:.88rem;color:var(--muted);margin-top:.4rem}
 figcaption strong{color:var(--text)}
@@ -112,7 +113,7 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:
 .missing{border:1px dashed var(--muted);border-radius:8px;padding:.7rem .9rem;max-width:46rem}
 footer{margin-top:3rem;padding-top:1rem;padding-bottom:2.5rem;border-top:1px solid var(--rule)}
 @media (max-width:40rem){header,main,footer{padding-left:.9rem;padding-right:.9rem}h1{font-size:1.55rem}
-.strip.stack{grid-template-columns:repeat(2,minmax(0,1fr))}}
+.grid,.pairs{grid-template-columns:minmax(0,1fr)}}
 @media print{h2{break-after:avoid}figure{break-inside:avoid}}
 """
 

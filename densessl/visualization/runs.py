@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from densessl.checkpoint.files import list_checkpoints, read_pointer
+from densessl.checkpoint.reading import read_training_checkpoint
 from densessl.errors import ConfigError
 from densessl.visualization.curves import Series, read_metrics
 
@@ -18,7 +20,7 @@ METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "inference/coco_instances_results.json"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """One output directory of `tools/lazyconfig_train_net.py`.
 
@@ -35,6 +37,15 @@ class Run:
     config: DictConfig
     metrics: Mapping[str, Series] = field(default_factory=dict)
     checkpoint: Path | None = None
+
+    @cached_property
+    def state(self) -> dict:
+        """Content of the newest checkpoint, on CPU; empty before the first one.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        return read_training_checkpoint(str(self.checkpoint)) if self.checkpoint else {}
 
     def setting(self, key: str, default=None):
         """The config value at a dotted key, or `default` where the config has none."""
@@ -93,13 +104,9 @@ def read_run(name: str, path: str | Path) -> Run:
 
 
 def _newest_checkpoint(path: Path) -> Path | None:
-    pointer = path / "last_checkpoint"
-    if not pointer.is_file():
-        return None
-    file = path / pointer.read_text().strip()
-    return file if file.is_file() else None
-
-
-def number(value: float | None, digits: int = 1) -> str:
-    """A result for a table: "n/a" where there is none, as the evaluator says for a class without objects."""
-    return "n/a" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    pointed = read_pointer(str(path))
+    if pointed is not None and Path(pointed).is_file():
+        return Path(pointed)
+    # The pointer moves last: a run killed in between has a complete file that it does not name yet.
+    written = list_checkpoints(str(path))
+    return Path(written[-1][1]) if written else None

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-import torch
-from torchvision.transforms.v2 import ColorJitter
 
-from densessl.data.geometry import ViewGeometry, overlap_box
+from densessl.data.geometry import Box, ViewGeometry, overlap_box
+from densessl.data.transforms import PhotometricAugmentation, apply_to_view, crop_view, draw_view
 
 AREA = (0.35, 0.8)  # of the photograph
+SQUARE = (1.0, 1.0)  # width / height
 MIN_OVERLAP = 0.3  # of the smaller crop: pairs with less have too few cells to score
-JITTER = dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)  # as DenseCL is trained
+# The colour jitter that DenseCL trains with, without its grayscale and blur.
+COLOURS = PhotometricAugmentation(jitter_prob=1.0, grayscale_prob=0.0, blur_prob=0.0)
 
 
 @dataclass(frozen=True)
 class ViewPair:
-    """Attributes:
-    images: two (size, size, 3) uint8 RGB views.
-    geometry: where each lies in the photograph.
+    """Two views of one photograph.
+
+    Attributes:
+        images: (size, size, 3) uint8 RGB each.
+        geometry: where each lies in the photograph.
     """
 
     images: tuple[np.ndarray, np.ndarray]
@@ -40,34 +42,16 @@ def view_pair(image: np.ndarray, size: int, seed: int) -> ViewPair:
         seed: the same seed gives the same views.
     """
     rng = np.random.default_rng(seed)
-    height, width = image.shape[:2]
-    first = _crop(rng, height, width, size, flip=False)
+    image_size, output_size = image.shape[:2], (size, size)
+    first = draw_view(image_size, rng, output_size, AREA, SQUARE, flip_prob=0.0)
     while True:
-        second = _crop(rng, height, width, size, flip=seed % 2 == 1)
+        second = draw_view(image_size, rng, output_size, AREA, SQUARE, flip_prob=float(seed % 2))
         box = overlap_box(first, second)
         if box is not None and _area(box) >= MIN_OVERLAP * min(_area(first.box), _area(second.box)):
             break
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        other = ColorJitter(**JITTER)(torch.from_numpy(_cut(image, second)).permute(2, 0, 1))
-    return ViewPair((_cut(image, first), other.permute(1, 2, 0).contiguous().numpy()), (first, second))
+    views = crop_view(image, first), apply_to_view(crop_view(image, second), COLOURS.draw(rng))
+    return ViewPair(tuple(np.ascontiguousarray(v.transpose(1, 2, 0)) for v in views), (first, second))
 
 
-def _crop(rng: np.random.Generator, height: int, width: int, size: int, flip: bool) -> ViewGeometry:
-    # Squares: at most the short side, so the area is counted against the largest square that fits.
-    side = max(1, round(min(height, width) * rng.uniform(*AREA) ** 0.5))
-    x0, y0 = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
-    return ViewGeometry((height, width), x0, y0, x0 + side, y0 + side, (size, size), flip)
-
-
-def _area(box: tuple[float, float, float, float]) -> float:
+def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _cut(image: np.ndarray, geometry: ViewGeometry) -> np.ndarray:
-    x0, y0, x1, y1 = (int(v) for v in geometry.box)
-    patch = image[y0:y1, x0:x1]
-    height, width = geometry.output_size
-    method = cv2.INTER_AREA if patch.shape[0] > height else cv2.INTER_LINEAR
-    patch = cv2.resize(patch, (width, height), interpolation=method)
-    return np.ascontiguousarray(patch[:, ::-1]) if geometry.flip else patch

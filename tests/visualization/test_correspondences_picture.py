@@ -75,13 +75,25 @@ def test_cell_centres():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_features_that_know_their_position_are_always_right(flip):
-    first = ViewGeometry((200, 300), 10, 20, 150, 160, (128, 128))
-    second = ViewGeometry((200, 300), 60, 30, 180, 150, (128, 128), flip)
-    features = [_position_features(g, 8) for g in (first, second)]
-    accuracy = match_accuracy(*features, first, second, threshold=0.5)
-    assert accuracy.nearest_correct == accuracy.cells > 20
-    assert accuracy.mutual_correct == accuracy.mutual > 5
+    inner = ViewGeometry((200, 300), 60, 30, 180, 150, (128, 128))
+    outer = ViewGeometry((200, 300), 50, 20, 190, 160, (128, 128), flip)
+    features = [_position_features(g, 8) for g in (inner, outer)]
+    accuracy = match_accuracy(*features, inner, outer, threshold=0.5)
+    assert accuracy.nearest_correct == accuracy.cells == 64
+    assert accuracy.mutual_correct == accuracy.mutual > 30
     assert accuracy.chance / accuracy.cells < 0.1
+
+
+def test_locations_without_a_partner_are_not_scored_and_their_matches_are_wrong():
+    first = ViewGeometry((128, 256), 0, 0, 128, 128, (128, 128))
+    second = ViewGeometry((128, 256), 64, 0, 192, 128, (128, 128))  # shows the right half of the first
+    columns = torch.arange(8).repeat(8, 1)[None] + 4 * torch.arange(2).view(2, 1, 1)  # in image cells
+    features = torch.nn.functional.one_hot(columns, 12).permute(0, 3, 1, 2).float()
+    accuracy = match_accuracy(features[0], features[1], first, second)
+    assert accuracy.cells == 32
+    same_place = torch.eye(64).reshape(64, 8, 8)  # matches every location with the one at its own place
+    assert match_accuracy(same_place, same_place, first, second).mutual == 64
+    assert match_accuracy(same_place, same_place, first, second).mutual_correct == 0
 
 
 def test_mirrored_truth_makes_unmirrored_matches_wrong():

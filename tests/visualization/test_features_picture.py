@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from densessl.visualization.features import colour_maps, effective_rank, fit_colour_basis
+from densessl.visualization.features import colour_maps, fit_colour_basis
 
 
 def _three_regions() -> torch.Tensor:
@@ -54,12 +54,3 @@ def test_constant_features_give_one_colour_and_no_nan():
     (drawing,) = colour_maps([torch.ones(4, 3, 3)], [(12, 12)])
     assert drawing.shape == (12, 12, 3)
     assert (drawing == drawing[0, 0]).all()
-
-
-def test_effective_rank_counts_directions():
-    assert effective_rank([torch.ones(4, 3, 3)]) == 0.0
-    line = torch.zeros(4, 2, 2)
-    line[0, 0], line[1, 1] = 1.0, 1.0  # two points: one direction once centred
-    assert abs(effective_rank([line]) - 1.0) < 1e-3
-    simplex = torch.eye(4).reshape(4, 4, 1)  # four unit vectors: three equal directions once centred
-    assert abs(effective_rank([simplex]) - 3.0) < 1e-3
