@@ -1,0 +1,16 @@
+"""CPU-sized twin of projects/DenseCL/configs/simsiam_R_50_imagenet_100ep.py: 10 iterations in seconds.
+
+tools/lazyconfig_train_net.py --config-file configs/quick_schedules/simsiam_R_50_imagenet_100ep_quick.py
+"""
+
+from ...projects.DenseCL.configs.simsiam_R_50_imagenet_100ep import (
+    dataloader,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+)
+from ..common.quick import shrink_pretraining
+
+shrink_pretraining(model, dataloader, train)
+train.output_dir = "output/quick/simsiam_R_50_imagenet_100ep"
