@@ -257,12 +257,15 @@ def scan_folder(root: str, extensions: tuple[bytes, ...] = IMAGE_EXTENSIONS) -> 
     Raises:
         DataError: `root` or a folder below it cannot be read.
     """
-    if not os.path.isdir(root):
-        kind = "is not a folder" if os.path.exists(root) else "does not exist"
+    try:
+        os.stat(root)
+    except FileNotFoundError as error:
         raise DataError(
-            f"{printable(root)} {kind}, and no data set of that name is registered: check the path "
+            f"{printable(root)} does not exist, and no data set of that name is registered: check the path "
             "(relative paths start at the current directory)"
-        )
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot read the folder {printable(root)}: {error.strerror}") from error
     entered: set[tuple[int, int]] = set()
     waiting = [b""]
     while waiting:
