@@ -11,7 +11,7 @@ from importlib import metadata
 from omegaconf import DictConfig, OmegaConf
 
 from densessl.visualization import page
-from densessl.visualization.runs import Run, number
+from densessl.visualization.runs import Run
 
 METRICS = ("AP", "AP50", "AP75")
 TASKS = {"bbox": "box", "segm": "mask"}
@@ -151,6 +151,11 @@ def _results_table(runs: Sequence[Run], keys: Sequence[str], headers: Sequence[s
     rows = [[run.name, *(number(column[i]) for column in columns)] for i, run in enumerate(runs)]
     best = [_best(column) for column in columns]
     return page.table(headers, rows, caption=caption, numeric=True, best=best)
+
+
+def number(value: float) -> str:
+    """A result for a table: "n/a" for NaN, which the evaluator gives a class without objects."""
+    return f"{value:.1f}" if math.isfinite(value) else "n/a"
 
 
 def _best(values: Sequence[float]) -> int | None:

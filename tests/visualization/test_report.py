@@ -1,0 +1,220 @@
+"""The whole report: every section with what belongs there, valid, self-contained, and honest about gaps."""
+
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from densessl.errors import CheckpointError, ConfigError
+from densessl.visualization.report import ReportOptions, build_report
+from densessl.visualization.runs import read_run
+
+TOOL = Path(__file__).parents[2] / "tools" / "make_report.py"
+SECTIONS = ["run", "ap", "loss", "health", "correspondences", "features", "detections", "reproduce"]
+VOID = {"meta", "img", "br", "path", "circle", "link"}
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask for and checks that tags close in order."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.stack, self.tags, self.text, self.headings = [], [], {}, []
+        self.section = ""
+        self.feed(html)
+        assert self.stack == []
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes), self.section))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "section":
+            self.section = attributes["id"]
+        self.tags.append((tag, attributes, self.section))
+        if tag[0] == "h" and tag[1:].isdigit():
+            self.headings.append(int(tag[1:]))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+        if tag == "section":
+            self.section = ""
+
+    def handle_data(self, data):
+        self.text[self.section] = self.text.get(self.section, "") + " " + data
+
+    def all(self, tag: str, section: str | None = None) -> list[dict]:
+        return [a for t, a, s in self.tags if t == tag and section in (None, s)]
+
+
+@pytest.fixture(scope="module")
+def report(pretrain_dir, finetune_dirs):
+    runs = [read_run(name, path) for name, path in finetune_dirs.items()]
+    html = build_report(read_run("pretraining", pretrain_dir), runs, ReportOptions("A <title>"))
+    return html, Page(html)
+
+
+def test_every_section_is_there_and_linked(report):
+    _, page = report
+    assert [a["id"] for a in page.all("section")] == SECTIONS
+    links = [a["href"] for a in page.all("a")]
+    assert links == ["#content", *(f"#{name}" for name in SECTIONS)]
+    assert page.headings[0] == 1
+    assert page.headings.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(page.headings, page.headings[1:]))
+
+
+def test_ids_are_unique_and_the_title_is_escaped(report):
+    html, page = report
+    ids = [a["id"] for _, a, _ in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert "<title>A &lt;title&gt;</title>" in html
+
+
+def test_nothing_is_loaded_from_elsewhere(report):
+    html, page = report
+    for tag, attributes, _ in page.tags:
+        for name in ("src", "srcset", "href", "data", "action", "poster"):
+            value = attributes.get(name, "")
+            assert value == "" or value.startswith(("data:image/jpeg;base64,", "#")), (tag, name, value[:80])
+    assert not page.all("script")
+    assert not page.all("link")
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_pictures_have_descriptions_and_charts_have_names(report):
+    _, page = report
+    assert all(a["alt"] for a in page.all("img"))
+    assert all("aria-label" in a or a.get("aria-hidden") == "true" for a in page.all("svg"))
+    # two photographs: two models each in correspondences; photograph and two models in features;
+    # ground truth and two runs in detections
+    assert [len(page.all("img", s)) for s in ("correspondences", "features", "detections")] == [4, 6, 6]
+
+
+def test_what_was_run(report):
+    text = report[1].text["run"]
+    for fact in ("DenseCL", "ResNet-18", "100 of 100 (20.0 epochs)", "33.2", "0.50 GiB", "2 min 28 s", "25%"):
+        assert fact in text, fact
+    assert "random initialisation" in text
+
+
+def test_ap_values_and_what_is_missing(report):
+    text = report[1].text["ap"]
+    for value in ("31.5", "63.0", "12.2", "30.5", "n/a"):
+        assert value in text, value
+    assert "No evaluation yet: new" in text
+    assert "Mask AP50 on held-out images: DenseCL start 62.0, random start 23.5" in report[0]
+
+
+def test_loss_and_health(report):
+    page = report[1]
+    assert "chance ln(K+1) = 4.17" in page.text["loss"]
+    assert len(page.all("svg", "loss")) > 5
+    assert "No collapse" in page.text["health"]
+    assert "longer than the data (40 images)" in page.text["health"]
+
+
+def test_differences_of_the_fine_tuning_runs(report):
+    text = report[1].text["reproduce"]
+    assert "train.init_checkpoint" in text
+    assert "optimizer.lr" not in text.split("Versions")[0]
+
+
+def test_predictions_are_counted_beside_ground_truth(report):
+    alts = [a["alt"] for a in report[1].all("img", "detections")]
+    assert alts[0] == "photo0.png, ground truth: 1 <massive>."
+    assert alts[1] == "photo0.png, DenseCL start: 1 <massive>."
+    assert alts[5] == "photo1.png, random start: none."
+
+
+def test_without_pretraining(finetune_dirs):
+    page = Page(build_report(None, [read_run("one", finetune_dirs["DenseCL start"])], ReportOptions("t")))
+    assert [a["id"] for a in page.all("section")] == SECTIONS
+    assert "add --pretrain" in page.text["correspondences"]
+    assert "31.5" in page.text["ap"]
+
+
+def test_without_fine_tuning_pictures_come_from_given_photographs(pretrain_dir, photographs):
+    run = read_run("pretraining", pretrain_dir)
+    page = Page(build_report(run, [], ReportOptions("t", images=[str(photographs)], num_images=1)))
+    assert len(page.all("img", "features")) == 3
+    assert "add --finetune" in page.text["ap"]
+    page = Page(build_report(run, [], ReportOptions("t")))
+    assert "add --images" in page.text["features"]
+
+
+def test_a_run_that_has_just_started(tmp_path, pretrain_dir):
+    (tmp_path / "config.yaml").write_text((pretrain_dir / "config.yaml").read_text())
+    page = Page(build_report(read_run("young", tmp_path), [], ReportOptions("t")))
+    assert "no checkpoint yet" in page.text["features"]
+    assert "logged nothing yet" in page.text["loss"]
+    assert "no pretraining log" in page.text["health"]
+
+
+def test_a_test_set_that_is_not_here_is_said(tmp_path, finetune_dirs):
+    text = (finetune_dirs["DenseCL start"] / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("visualization_test_set", "no_such_set"))
+    page = Page(build_report(None, [read_run("one", tmp_path)], ReportOptions("t")))
+    assert "no_such_set" in page.text["detections"]
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, pretrain_dir, photographs):
+    text = (pretrain_dir / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("depth: 18", "depth: 34"))
+    for name in ("model_0000100.pth", "model_0000100.pth.json", "last_checkpoint"):
+        (tmp_path / name).write_bytes((pretrain_dir / name).read_bytes())
+    with pytest.raises(CheckpointError, match="does not hold the backbone"):
+        build_report(read_run("p", tmp_path), [], ReportOptions("t", images=[str(photographs)]))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: folder / "absent", "there is no run directory"),
+        (lambda folder: folder, "has no config.yaml"),
+        (lambda folder: (folder / "config.yaml").write_text("a: [") and folder, "cannot be read as a config"),
+        (lambda folder: (folder / "config.yaml").write_text("a: 1") and folder, "not the config of a run"),
+    ],
+)
+def test_wrong_run_directories(tmp_path, prepare, message):
+    with pytest.raises(ConfigError, match=message):
+        read_run("x", prepare(tmp_path))
+
+
+def test_no_run_and_no_images_are_config_errors(pretrain_dir, tmp_path):
+    with pytest.raises(ConfigError, match="at least one run"):
+        build_report(None, [], ReportOptions("t"))
+    with pytest.raises(ConfigError, match="does not exist"):
+        build_report(read_run("p", pretrain_dir), [], ReportOptions("t", images=[str(tmp_path / "absent")]))
+
+
+def test_command(tmp_path, finetune_dirs):
+    output = tmp_path / "deep" / "report.html"
+    command = [sys.executable, str(TOOL), "--title", "From the command", "--output", str(output)]
+    done = subprocess.run(
+        [*command, "--finetune", f"new={finetune_dirs['new']}"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "From the command" in output.read_text()
+    done = subprocess.run([*command, "--finetune", "nonsense"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == ConfigError.exit_code
+    assert "must be NAME=RUN_DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['make_report.py', '--help']\n"
+        f"try:\n    runpy.run_path({str(TOOL)!r}, run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
