@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,15 +70,19 @@ def check_batch(cfg: DictConfig, world_size: int) -> None:
     )
 
 
-def check_datasets(cfg: DictConfig) -> None:
-    """Checks that the dataset names of train and test loaders are registered and their files exist.
+def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
+    """Checks that the dataset names of the loaders are registered and their files exist.
+
+    Args:
+        cfg: whole config.
+        parts: "train", "test": the loaders that will be used.
 
     Raises:
         DataError: naming the dataset, what is missing, and the nearest registered name.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    for part in ("train", "test"):
+    for part in parts:
         names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
         if names is None:
             continue

@@ -138,12 +138,20 @@ class NonFiniteGuard:
         self._good_steps.zero_()
         return record
 
-    def capture(self, record: StepRecord, model: nn.Module, output_dir: str) -> NonFiniteError:
+    def capture(
+        self, record: StepRecord, model: nn.Module, output_dir: str, performed_steps: int
+    ) -> NonFiniteError:
         """Writes `<output_dir>/non_finite_<iteration>.pth`; every rank calls.
 
         The file holds, per rank, sample ids, file names, RNG states before the step and loss values;
         the names of parameters whose gradient is not finite; and `model.state_dict()`. The weights are
         those before the step (batch-norm running statistics have seen its forward pass).
+
+        Args:
+            record: of the bad step, from `look`.
+            model: the bare module.
+            output_dir: `train.output_dir`.
+            performed_steps: optimiser steps before it; what the schedules are a function of.
 
         Returns:
             the error to raise.
@@ -156,6 +164,7 @@ class NonFiniteGuard:
         if comm.is_main_process():
             content = {
                 "iteration": record.iteration,
+                "performed_steps": performed_steps,
                 "ranks": ranks,
                 "non_finite_gradients": names,
                 "model": model.state_dict(),

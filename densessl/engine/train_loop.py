@@ -200,7 +200,8 @@ class Trainer(SimpleTrainer):
     def _stop_if_bad(self) -> None:
         record = self.guard.look()
         if record is not None:
-            raise self.guard.capture(record, self.module, self.output_dir)
+            performed = record.iteration - self.skipped_steps
+            raise self.guard.capture(record, self.module, self.output_dir, performed)
 
     def _update(self, norms: torch.Tensor, skip: torch.Tensor | None) -> None:
         """Clips, steps the optimiser and lets the model update its own state."""

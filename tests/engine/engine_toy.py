@@ -3,8 +3,13 @@
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from densessl.data.build import build_train_loader
+from densessl.engine.train_loop import Trainer
 from densessl.utils.events import log_metric
+
+torch.set_num_threads(1)
 
 
 def records(count: int = 64) -> list[dict]:
@@ -65,7 +70,7 @@ class ToyNet(nn.Module):
         loss = (output.float() - 1).square().mean()
         log_metric("toy/mean", output.detach().mean())
         if self.bad_image_id in batch["image_id"]:
-            # the square root's gradient at 0 is infinite while its value is finite
+            # the square root's gradient at 0 is not finite while its value is
             loss = loss * float("nan") if self.bad == "loss" else loss + (self.head.bias * 0).sum().sqrt()
         return {"loss_toy": loss, "loss_half": loss * 0.5}
 
@@ -100,3 +105,83 @@ class ToyTestNet(ToyNet):
             return super().forward(batch)
         torch.rand(3)
         return [{} for _ in batch]
+
+
+def make_trainer(output_dir, *, model: dict | None = None, optimizer=None, batch: int = 8, **kwargs):
+    """A Trainer over the toy data, one process; `optimizer` maps parameters to a torch optimiser."""
+    torch.manual_seed(0)
+    net = ToyNet(**(model or {}))
+    loader = build_train_loader(
+        records(),
+        ToyMapper(),
+        batch,
+        seed=0,
+        accumulate=kwargs.get("accumulate", 1),
+        num_workers=0,
+        collate_fn=collate,
+    )
+    make = optimizer or (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True))
+    kwargs.setdefault("log_period", 4)
+    return Trainer(
+        net, loader, make(net.parameters()), device=torch.device("cpu"), output_dir=str(output_dir), **kwargs
+    )
+
+
+def weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the state dict."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], atol: float = 0.0) -> None:
+    """Equal names and values; bit for bit unless `atol` is given."""
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=atol, msg=name)
+
+
+def preload(trainer: Trainer, steps: int) -> None:
+    """Loads the micro-batches of `steps` steps now, so that what follows is the trainer's work alone."""
+    batches = iter(trainer.data_loader)
+    trainer._data_loader_iter_obj = iter([next(batches) for _ in range(steps * trainer.accumulate)])
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what would make the host wait for a GPU: scalar reads and shapes that depend on values."""
+
+    OPS = (
+        torch.ops.aten._local_scalar_dense.default,  # item(), float(t), int(t), bool(t), print
+        torch.ops.aten.nonzero.default,  # boolean-mask indexing too
+        torch.ops.aten.masked_select.default,
+        torch.ops.aten._unique2.default,
+    )
+
+    METHODS = ("tolist", "numpy", "cpu")  # on the CPU these call no operator
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+        self._methods = {name: getattr(torch.Tensor, name) for name in self.METHODS}
+
+    def __enter__(self):
+        for name, method in self._methods.items():
+            setattr(torch.Tensor, name, self._counted(method))
+        return super().__enter__()
+
+    def __exit__(self, *args):
+        for name, method in self._methods.items():
+            setattr(torch.Tensor, name, method)
+        return super().__exit__(*args)
+
+    def _counted(self, method):
+        def counted(*args, **kwargs):
+            self.count += 1
+            return method(*args, **kwargs)
+
+        return counted
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masked = func is torch.ops.aten.index.Tensor and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        self.count += func in self.OPS or masked
+        return func(*args, **(kwargs or {}))
