@@ -160,6 +160,8 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     loader.set_output_dir(cfg.train.output_dir)
     config = plain_config(cfg)
     model = build_model(cfg, device)
+    if hasattr(model, "validate_batch"):  # a queue is filled by whole steps
+        model.validate_batch(loader.total_batch_size, comm.get_world_size())
     optimizer = build_optimizer(cfg, model, loader.total_batch_size)
     trainer = Trainer(
         wrap_ddp(cfg, model, device),

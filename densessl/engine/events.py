@@ -135,7 +135,9 @@ class TerminalWriter(EventWriter):
             parts.append(f"mem {number['peak_memory_mb'] / 1024:.2f}G")
         if "lr" in number:
             parts.append(f"lr {number['lr']:.4g}")
-        losses = [f"{name} {value:.4g}" for name, value in number.items() if "loss" in name]
+        losses = [
+            f"{name} {value:.4g}" for name, value in number.items() if name.startswith(("loss", "total_loss"))
+        ]
         shown = [f"{name} {value:.4g}" for name, value in number.items() if name == "grad_norm"]
         self._logger.info("  ".join([*parts, *losses, *shown]))
 

@@ -94,12 +94,12 @@ def _pass_contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager,
 @contextlib.contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    saved = [(norm.track_running_stats, norm.momentum) for norm in norms]
+    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        # torch's layers then see no running statistics in training; naiveSyncBN moves them by momentum
-        norm.track_running_stats, norm.momentum = False, 0.0
+        # the same operator as in the first pass, so that it saves the same tensors, without effect
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, (track, momentum) in zip(norms, saved):
-            norm.track_running_stats, norm.momentum = track, momentum
+        for norm, (momentum, counter) in zip(norms, saved):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
