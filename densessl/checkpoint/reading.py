@@ -25,6 +25,9 @@ _SCALAR = np.float64(0).__reduce__()[0]
 _FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]  # arrays in pickle protocol 5
 _DTYPES = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdUS"]
 
+# The first bytes of a torch file before 1.6: its magic number as a pickle (torch/serialization.py).
+_LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+
 FOREIGN_SAFE_GLOBALS = [
     *((_RECONSTRUCT, f"{module}._reconstruct") for module in _NUMPY_MODULES),
     *((_SCALAR, f"{module}.scalar") for module in _NUMPY_MODULES),
@@ -57,7 +60,7 @@ def read_training_checkpoint(path: str) -> dict[str, Any]:
 
 
 def read_weights(path: str) -> dict[str, Any]:
-    """Reads a weight file of any origin: `.pkl` (detectron2 model zoo), `.safetensors`, or a torch file.
+    """Reads a weight file of any origin: a pickle (detectron2 model zoo), `.safetensors`, or a torch file.
 
     Returns:
         what the file holds at top level; safetensors come as {"model": tensors, "metadata": dict}.
@@ -66,10 +69,10 @@ def read_weights(path: str) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, or asks for code to be run.
     """
     verify(path)
-    if path.endswith(".pkl"):
-        content = _read_pickle(path)
-    elif path.endswith(".safetensors"):
+    if path.endswith(".safetensors"):
         content = _read_safetensors(path)
+    elif _is_bare_pickle(path):
+        content = _read_pickle(path)
     else:
         content = _torch_load(path, FOREIGN_SAFE_GLOBALS)
     if not isinstance(content, dict):
@@ -77,6 +80,16 @@ def read_weights(path: str) -> dict[str, Any]:
             f"{path} holds a {type(content).__name__}, not a dict of tensors; save a model.state_dict()."
         )
     return content
+
+
+def _is_bare_pickle(path: str) -> bool:
+    """Whether a file is a pickle of its own, not one of torch's formats; judged by content, since published
+    files carry any suffix. Protocols 0 and 1 have no signature, there the suffix decides."""
+    with open(path, "rb") as file:
+        head = file.read(len(_LEGACY_TORCH))
+    if head == _LEGACY_TORCH or head.startswith(b"PK\x03\x04"):
+        return False
+    return head.startswith(pickle.PROTO) or path.endswith(".pkl")
 
 
 def _torch_load(path: str, allowed: list) -> Any:
@@ -127,7 +140,7 @@ def _offending_globals(path: str, message: str) -> list[str]:
     named = [match.group(1)] if match else []
     try:
         listed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # a listing for the message only; legacy formats have none
+    except (RuntimeError, ValueError, pickle.UnpicklingError):  # legacy formats have no such listing
         listed = []
     allowed = {
         entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
