@@ -6,16 +6,19 @@ The source distribution of yolo-tiling 0.0.31 on the Python package index carrie
 orthophoto of a reef (3175 x 3176 pixels) with 308 instance polygons in four classes. pip fetches it by
 name; its sha256 is pinned. Repository: https://github.com/Jordan-Pierce/yolo-tiling
 
-Tiles never share a pixel. Tile (row, column) is held out where (column - 2 * row) mod 5 == 1: one tile in
-every row and column of five, and never two side by side, so light, depth and colonies of all parts of
-the reef are in both splits. Of the five such patterns this one holds most instances of its rarest class.
-Instances are cut at tile borders, so a large colony may have pieces in both splits: the held-out AP says
-how well the detector knows this reef, not other reefs.
+Tiles never share a pixel. Tile (row, column) is held out where (column - 2 * row) mod 5 == phase: one tile of
+every five in each row and column, never two side by side, so light, depth and colonies of all parts of the
+reef are in both splits. Of the five phases that one is taken whose rarest class has most held-out instances.
+Colonies are cut at tile borders, so a large one may have pieces in both splits: the held-out AP says how well
+the detector knows this reef, not other reefs. A small piece of a colony that lies mostly in other tiles is a
+crowd region, neither learned nor scored.
 """
 
 import io
 import tarfile
 import tempfile
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +32,9 @@ from densessl.data.datasets.sample_writer import (
     build_atomically,
     builder_parser,
     main_guard,
+    mask_to_rle,
     pip_download,
+    segmentation_to_mask,
     sha256_of,
 )
 from densessl.errors import DataError
@@ -44,10 +49,31 @@ LICENSE_MEMBER = "LICENSE"
 CATEGORIES = ("plate Montipora", "Pocillopora", "massive Porites", "encrusting Montipora")
 # A sliver left by a tile border shows nothing that can be recognised: 20 x 20 pixels of the orthophoto.
 MIN_AREA = 400.0
+# Less than this and less than a quarter of the colony: a crowd region.
+CROWD_AREA = 64.0**2
+CROWD_VISIBLE = 0.25
 HELD_OUT_PERIOD = 5
-HELD_OUT_PHASE = 1
 
 Instance = tuple[int, BaseGeometry]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one tile shows of one instance: class, COCO polygons in tile pixels, whether it is a crowd."""
+
+    category: int
+    polygons: list[list[float]]
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: its place in the grid, x0, y0, x1, y1 in the orthophoto, and what lies in it."""
+
+    row: int
+    column: int
+    bounds: tuple[int, int, int, int]
+    pieces: list[Piece]
 
 
 def fetch_sdist(folder: Path) -> Path:
@@ -107,9 +133,20 @@ def tile_edges(length: int, tile_size: int) -> list[int]:
     return [round(i * length / count) for i in range(count + 1)]
 
 
-def is_held_out(row: int, column: int) -> bool:
+def is_held_out(row: int, column: int, phase: int) -> bool:
     """Whether a tile belongs to the validation split (see the module's text)."""
-    return (column - 2 * row) % HELD_OUT_PERIOD == HELD_OUT_PHASE
+    return (column - 2 * row) % HELD_OUT_PERIOD == phase
+
+
+def choose_phase(tiles: list[Tile]) -> int:
+    """The phase whose rarest class has most held-out instances; the first of equals."""
+
+    def rarest(phase: int) -> int:
+        held_out = [tile for tile in tiles if is_held_out(tile.row, tile.column, phase)]
+        counts = Counter(p.category for tile in held_out for p in tile.pieces if not p.crowd)
+        return min(counts[category] for category in range(len(CATEGORIES)))
+
+    return max(range(HELD_OUT_PERIOD), key=rarest)
 
 
 def clip_to_tile(geometry: BaseGeometry, bounds: tuple[int, int, int, int]) -> list[list[float]]:
@@ -130,31 +167,48 @@ def clip_to_tile(geometry: BaseGeometry, bounds: tuple[int, int, int, int]) -> l
     return [[round(float(v), 2) for v in ring.ravel()] for ring in rings]
 
 
+def cut_tiles(width: int, height: int, instances: list[Instance], tile_size: int) -> list[Tile]:
+    """All tiles of the picture, row by row, with their pieces of the instances."""
+    rows, columns = tile_edges(height, tile_size), tile_edges(width, tile_size)
+    tiles = []
+    for r in range(len(rows) - 1):
+        for c in range(len(columns) - 1):
+            bounds = (columns[c], rows[r], columns[c + 1], rows[r + 1])
+            pieces = []
+            for category, geometry in instances:
+                polygons = clip_to_tile(geometry, bounds)
+                area = sum(Polygon(np.reshape(ring, (-1, 2))).area for ring in polygons)
+                crowd = area < min(CROWD_AREA, CROWD_VISIBLE * geometry.area)
+                if polygons:
+                    pieces.append(Piece(category, polygons, crowd))
+            tiles.append(Tile(r, c, bounds, pieces))
+    return tiles
+
+
 def write_tiles(folder: Path, image: Image.Image, instances: list[Instance], tile_size: int) -> str:
     """Cuts picture and polygons into tiles below `folder`; returns a one-line summary."""
     source = f"{PIN}, orthophoto {image.width}x{image.height}"
     writers = {split: CocoWriter(folder, split, CATEGORIES, source) for split in ("train", "val")}
-    rows, columns = tile_edges(image.height, tile_size), tile_edges(image.width, tile_size)
-    for r in range(len(rows) - 1):
-        for c in range(len(columns) - 1):
-            bounds = (columns[c], rows[r], columns[c + 1], rows[r + 1])
-            writer = writers["val" if is_held_out(r, c) else "train"]
-            image_id = writer.add_image(
-                image.crop(bounds), f"tile_r{r:02d}_c{c:02d}.jpg", tile_box=list(bounds)
-            )
-            for category, geometry in instances:
-                polygons = clip_to_tile(geometry, bounds)
-                if polygons:
-                    writer.add_instance(image_id, category, polygons)
+    tiles = cut_tiles(image.width, image.height, instances, tile_size)
+    phase = choose_phase(tiles)
+    for tile in tiles:
+        writer = writers["val" if is_held_out(tile.row, tile.column, phase) else "train"]
+        picture, name = image.crop(tile.bounds), f"tile_r{tile.row:02d}_c{tile.column:02d}.jpg"
+        image_id = writer.add_image(picture, name, tile_box=list(tile.bounds))
+        for piece in tile.pieces:
+            if piece.crowd:  # COCO stores crowds as RLE
+                mask = segmentation_to_mask(piece.polygons, picture.height, picture.width)
+                writer.add_instance(image_id, piece.category, mask_to_rle(mask), iscrowd=1)
+            else:
+                writer.add_instance(image_id, piece.category, piece.polygons)
     parts = []
     for split, writer in writers.items():
         counts = writer.write()
         if min(counts.values()) == 0:
             raise DataError(f"--tile-size {tile_size} leaves a class without instances in {split}: {counts}.")
-        parts.append(
-            f"{split} {len(writer.document['images'])} tiles, {sum(counts.values())} instances {counts}"
-        )
-    return "coral: " + "; ".join(parts)
+        images = len(writer.document["images"])
+        parts.append(f"{split} {images} tiles, {sum(counts.values())} instances {counts}")
+    return f"coral, tiles of {tile_size}: " + "; ".join(parts)
 
 
 def build(folder: Path, tile_size: int, sdist: Path | None, expected_sha256: str = SHA256) -> str:

@@ -61,7 +61,7 @@ def test_annotations_are_valid_coco_and_every_class_is_in_both_splits(built):
             assert 0 <= y < y + h <= height
             mask = segmentation_to_mask(annotation["segmentation"], height, width)
             assert mask.sum() == annotation["area"] > 0
-            assert annotation["iscrowd"] == 0
+            assert annotation["iscrowd"] == 0  # every square lies whole in its tile
 
 
 def test_registered_names_load_through_detectron2(built, monkeypatch):
@@ -104,6 +104,24 @@ def test_polygons_are_clipped_to_the_tile():
     comb = Polygon([(0, 0), (90, 0), (90, 30), (10, 30), (10, 60), (90, 60), (90, 90), (0, 90)])
     assert len(coral.clip_to_tile(comb, (40, 0, 100, 100))) == 2
     assert coral.clip_to_tile(square, (135, 135, 200, 200)) == []  # 225 square pixels: a sliver
+
+
+def test_a_small_piece_of_a_large_colony_is_a_crowd_region():
+    colony = Polygon([(20, 20), (130, 20), (130, 90), (20, 90)])  # 30 pixels of 110 in the second tile
+    alone = Polygon([(150, 150), (180, 150), (180, 180), (150, 180)])
+    first, second, _, fourth = coral.cut_tiles(200, 200, [(0, colony), (1, alone)], 100)
+    assert [(p.category, p.crowd) for p in first.pieces] == [(0, False)]
+    assert [(p.category, p.crowd) for p in second.pieces] == [(0, False)]  # 27 per cent of it
+    assert [(p.category, p.crowd) for p in fourth.pieces] == [(1, False)]
+    longer = Polygon([(0, 20), (130, 20), (130, 90), (0, 90)])
+    _, second, _, _ = coral.cut_tiles(200, 200, [(0, longer)], 100)
+    assert [(p.category, p.crowd) for p in second.pieces] == [(0, True)]  # 23 per cent
+
+
+def test_the_phase_serves_the_rarest_class():
+    piece = [coral.Piece(category, [], False) for category in range(4)]
+    tiles = [coral.Tile(0, c, (0, 0, 1, 1), piece[:3] + piece[3:] * (c == 3)) for c in range(5)]
+    assert coral.choose_phase(tiles) == 3
 
 
 def test_wrong_archives_are_refused(built, tmp_path):

@@ -168,7 +168,7 @@ class CocoWriter:
         self.document["annotations"].append({**annotation, **extra})
 
     def write(self) -> dict[str, int]:
-        """Writes JSON and semantic maps; returns the number of instances of each category name."""
+        """Writes JSON and semantic maps; returns how many instances (no crowds) each category has."""
         by_image: dict[int, list[dict]] = {image["id"]: [] for image in self.document["images"]}
         for annotation in self.document["annotations"]:
             by_image[annotation["image_id"]].append(annotation)
@@ -181,7 +181,7 @@ class CocoWriter:
         names = {category["id"]: category["name"] for category in self.document["categories"]}
         counts = dict.fromkeys(names.values(), 0)
         for annotation in self.document["annotations"]:
-            counts[names[annotation["category_id"]]] += 1
+            counts[names[annotation["category_id"]]] += 1 - annotation["iscrowd"]
         return counts
 
 
