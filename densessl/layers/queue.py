@@ -76,5 +76,5 @@ def gather_keys(keys: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(keys))
     own = torch.stack(list(keys))  # (A, N, D)
     gathered = own.new_empty(world_size, *own.shape)
-    dist.all_gather_into_tensor(gathered.view(-1, *own.shape[1:]), own)
+    dist.all_gather(list(gathered.unbind(0)), own)
     return gathered.transpose(0, 1).reshape(-1, own.shape[-1])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from densessl.losses.info_nce import info_nce_with_metrics
+from densessl.losses.precision import at_least_float32
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def match_dense(query_map: Tensor, key_map: Tensor) -> Tensor:
     if query_map.shape[:2] != key_map.shape[:2]:
         raise ValueError(f"maps {tuple(query_map.shape)} and {tuple(key_map.shape)} do not fit")
     with torch.autocast(query_map.device.type, enabled=False):
-        query_map, key_map = query_map.float(), key_map.float()
+        query_map, key_map = at_least_float32(query_map), at_least_float32(key_map)
         similarity = query_map.transpose(1, 2) @ key_map  # (N, S, R)
         # 1e-12: as torch.nn.functional.normalize, which the authors use
         similarity /= key_map.norm(dim=1, keepdim=True).clamp_(min=1e-12)

@@ -38,7 +38,7 @@ class NormFreeBackbone(Backbone):
         self.conv = nn.Conv2d(3, 6, 3, stride=2, padding=1)
 
     def forward(self, x):
-        return {"map": self.conv(x).relu()}
+        return {"map": self.conv(x)}  # no ReLU: dead channels would make ties in the match
 
     def output_shape(self):
         return {"map": ShapeSpec(channels=6, stride=2)}
@@ -356,12 +356,14 @@ def test_wrong_values_name_their_key():
         make(SimSiam)([{"image": torch.zeros(3, 8, 8)}])
 
 
-def test_collapse_is_visible():
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_collapse_is_visible(collapsed):
     model = make(SimSiam)
-    nn.init.zeros_(model.backbone.conv.weight)
+    if collapsed:
+        nn.init.zeros_(model.backbone.conv.weight)
     with EventStorage() as storage:
         model(make_batch())
-        assert storage.latest()["simsiam/feature_std"][0] < 1e-3
+        assert (storage.latest()["simsiam/backbone_std"][0] < 1e-3) == collapsed
 
 
 def test_queues_differ_from_each_other():

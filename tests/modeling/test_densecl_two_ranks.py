@@ -1,4 +1,4 @@
-"""Two real gloo processes: the golden step with shuffled batch norm."""
+"""Two real gloo processes: the golden step with shuffled batch norm, and equality with one process."""
 
 import os
 import socket
@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from moco_two_ranks import train
+from test_contrastive_models import DenseCL, make, make_batch
 
 SCRIPT = Path(__file__).with_name("densecl_two_ranks.py")
 
@@ -43,4 +46,19 @@ def run_ranks(script, arguments, world_size=2, timeout=120):
 @pytest.mark.slow
 def test_shuffled_step_on_two_ranks():
     codes, outputs = run_ranks(SCRIPT, ["densecl_dist2_s0"])
+    assert codes == [0, 0], "\n".join(outputs)
+
+
+@pytest.mark.slow
+def test_two_ranks_with_micro_batches_equal_one_process(tmp_path):
+    steps, size = 3, 8
+    batches = [make_batch(count=size, seed=step)["views"] for step in range(steps)]
+    views = [torch.stack(view) for view in zip(*batches, strict=True)]
+    model = make(DenseCL).double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, steps, lambda step: [{"views": batches[step]}])
+    path = tmp_path / "one_process.pth"
+    torch.save({"before": before, "after": model.state_dict(), "views": views}, path)
+    assert model.queue_ptr.item() == (steps * size) % model.queue_size
+    codes, outputs = run_ranks(SCRIPT.with_name("moco_two_ranks.py"), [str(path)])
     assert codes == [0, 0], "\n".join(outputs)

@@ -20,6 +20,7 @@ from densessl.errors import ConfigError
 from densessl.layers.momentum import momentum_copy
 from densessl.layers.queue import register_queue
 from densessl.losses.dense_info_nce import dense_info_nce_with_metrics, distinct_match_share, match_dense
+from densessl.losses.precision import at_least_float32
 from densessl.modeling.meta_arch.moco import MoCo, unit_vectors
 
 
@@ -89,7 +90,7 @@ class DenseCL(MoCo):
     def embed_key(self, feature: Tensor) -> dict[str, Tensor]:
         """As `embed_query`, and "pooled" (N, D): the mean over positions, normalised only afterwards."""
         dense, grid = self.momentum_dense_projection_head(feature)
-        pooled = unit_vectors(dense.float().mean(2))
+        pooled = unit_vectors(at_least_float32(dense).mean(2))
         return {
             **super().embed_key(feature),
             "dense": unit_vectors(dense),

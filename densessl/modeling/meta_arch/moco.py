@@ -21,6 +21,7 @@ from densessl.layers.batch_shuffle import BatchShuffle, ShufflePlan, uses_plain_
 from densessl.layers.momentum import momentum_copy, update_momentum_copy
 from densessl.layers.queue import enqueue, gather_keys, register_queue
 from densessl.losses.info_nce import info_nce_with_metrics
+from densessl.losses.precision import at_least_float32
 from densessl.modeling.meta_arch.two_view import Batch, TwoViewModel, View
 from densessl.utils.events import log_metric
 
@@ -207,7 +208,7 @@ class MoCo(TwoViewModel):
 
 def unit_vectors(x: Tensor) -> Tensor:
     """x / max(|x|, 1e-12) along dimension 1, in float32 under autocast too."""
-    return F.normalize(x.float(), dim=1)
+    return F.normalize(at_least_float32(x), dim=1)
 
 
 def _mean(results: list[dict[str, Tensor]]) -> dict[str, Tensor]:

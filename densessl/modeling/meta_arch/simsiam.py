@@ -20,8 +20,9 @@ from densessl.utils.events import log_metric
 class SimSiam(TwoViewModel):
     """(D(p1, stop(z2)) + D(p2, stop(z1))) / 2 with D = -cosine, Eq. (4).
 
-    A collapsed run shows a loss of -1 and "simsiam/feature_std" near 0 within minutes; a healthy one keeps
-    it near 1.
+    A collapsed run shows a loss of -1 and, within minutes, "simsiam/feature_std" (of z) or
+    "simsiam/backbone_std" near 0; a healthy one keeps the first near 1 and the second well above 0. Both are
+    watched because the last norm of the projector can blow the rounding of a constant trunk up to full size.
 
     Args:
         backbone: trunk.
@@ -50,19 +51,21 @@ class SimSiam(TwoViewModel):
         if not self.training:
             return self.inference(batch)
         # one pass per view: batch norm sees each view on its own, as in the authors' code
-        projections = [
-            self.projection_head(self.backbone(self.normalize(view))[self.in_feature])  # (N, D)
+        features = [
+            self.backbone(self.normalize(view))[self.in_feature]  # (N, C, H, W)
             for view in self.collect_views(batch)
         ]
+        projections = [self.projection_head(feature) for feature in features]  # (N, D)
         predictions = [self.prediction_head(projection) for projection in projections]  # (N, D)
         forth = negative_cosine(predictions[0], projections[1])
         back = negative_cosine(predictions[1], projections[0])
-        self._log_health(projections)
+        self._log_health(features[0].mean((2, 3)), projections)
         return {"loss_cosine": 0.5 * (forth + back)}
 
     @torch.no_grad()
-    def _log_health(self, projections: list[Tensor]) -> None:
+    def _log_health(self, pooled: Tensor, projections: list[Tensor]) -> None:
         first, second = projections
+        log_metric("simsiam/backbone_std", feature_spread(pooled)["std"])
         spread = feature_spread(first)
         log_metric("simsiam/feature_std", spread["std"])
         log_metric("simsiam/effective_rank", spread["effective_rank"])
