@@ -15,6 +15,7 @@ import sys
 
 import numpy as np
 import torch
+from detectron2.utils import comm
 from torch import nn
 
 from densessl.checkpoint import files
@@ -90,6 +91,8 @@ def main(directory: str, mode: str, steps: int = 3) -> None:
     if mode == "gather":
         torch.distributed.init_process_group("gloo")
         gather(directory, torch.distributed.get_rank())
+        # detectron2 caches the group; kept alive until the interpreter ends, it aborts 9 exits of 12.
+        comm._get_global_gloo_group.cache_clear()
         torch.distributed.destroy_process_group()
         return
     run = Run(directory)

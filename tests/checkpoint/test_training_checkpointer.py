@@ -30,9 +30,9 @@ def names(directory):
 
 
 def test_train_stop_resume_train_gives_the_same_bits(tmp_path):
-    whole = Run(str(tmp_path / "whole")) if (tmp_path / "whole").mkdir() is None else None
-    whole.train(0, 6)
-    (tmp_path / "parts").mkdir()
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    Run(str(tmp_path / "whole")).train(0, 6)
     Run(str(tmp_path / "parts")).train(0, 3)
     torch.manual_seed(12345)
     second = Run(str(tmp_path / "parts"))
