@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from densessl.data.decode import decode_record
+from densessl.data.decode import decode_image
 from densessl.data.transforms import PhotometricAugmentation, apply_to_view, crop_view, draw_view
 from densessl.errors import ConfigError
 
@@ -64,7 +64,7 @@ class TwoViewMapper:
         """Decode the image of a record and cut two views.
 
         Args:
-            record: has `file_name`, and what `decode_record` reads; `image_id` is passed on.
+            record: has `file_name`, and what `decode_image` reads; `image_id` is passed on.
             rng: the only source of randomness.
 
         Returns:
@@ -74,7 +74,7 @@ class TwoViewMapper:
         Raises:
             DataError: the image cannot be decoded.
         """
-        image = decode_record(record)  # (h, w, 3) uint8
+        image = decode_image(record)  # (h, w, 3) uint8
         sample: dict[str, Any] = {"file_name": record["file_name"], "image_id": record["image_id"]}
         sample["views"], sample["geometry"], photometric = [], [], []
         for _ in range(NUM_VIEWS):
