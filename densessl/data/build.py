@@ -221,7 +221,9 @@ class ResumableLoader:
                 try:
                     batch = next(batches)
                 except RuntimeError as error:
-                    explained = explain(error)
+                    # within next() torch hides what the SIGCHLD handler raised behind a vaguer error
+                    known = error.__cause__ if isinstance(error.__cause__, DataError) else None
+                    explained = known or explain(error)
                     if explained is None:
                         raise
                     raise explained from error

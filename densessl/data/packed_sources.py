@@ -28,14 +28,24 @@ LMDB_META_PREFIX = b"__"  # keys that are not images
 MAX_OPEN_SHARDS = 64  # per process; the usual limit is 1024 files
 
 logger = logging.getLogger(__name__)
-_environments: dict[tuple[int, str], Any] = {}
+_environments: dict[str, Any] = {}
+
+
+def _close_environments() -> None:
+    while _environments:
+        _environments.popitem()[1].close()
+
+
+# lmdb takes an inherited handle for an open one and refuses to open the file again in the child
+os.register_at_fork(before=_close_environments)
 
 
 class LmdbSource(ImageSource):
     """An LMDB whose keys are names and whose values are image files as they were (tools/folder2lmdb.py).
 
     Keys that begin with `__` are not images. Opened read-only without a lock file, so read-only mounts and
-    stale locks do not matter, and anew in each process: an LMDB handle must not cross a fork.
+    stale locks do not matter. A handle must not cross a fork: it is closed before each and opened again on
+    the next read, in either process.
     """
 
     def __init__(self, path: str):
@@ -85,7 +95,7 @@ def _open_lmdb(path: str) -> Any:
         import lmdb
     except ImportError as error:
         raise DataError(f"{printable(path)} is an LMDB: pip install lmdb") from error
-    key = os.getpid(), os.path.realpath(path)
+    key = os.path.realpath(path)
     if key not in _environments:
         try:
             environment = lmdb.open(

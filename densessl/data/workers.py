@@ -86,7 +86,10 @@ def init_worker(_worker_id: int) -> None:
 
     Terminals and Slurm signal whole process groups. Were the workers to die of it, the trainer could not
     finish its step and save. A worker still ends with its parent: torch's worker loop watches for that.
+    (A trainer that signals its own process group does end its workers.)
     """
+    info = get_worker_info()
+    info.dataset.progress[info.id] = torch.tensor([os.getpid(), -1, -1])
     torch.set_num_threads(1)
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
     if "cv2" in sys.modules:
@@ -121,11 +124,14 @@ def explain_failure(
     rows = dataset.progress.tolist()
     pids = {int(pid) for pid in dead.group(1).split(",")} if dead else {row[0] for row in rows}
     last = [
-        f"worker {worker} (pid {pid}) at epoch {epoch}, sample {index}: {name(index)}"
+        f"worker {worker} (pid {pid}) "
+        + (f"at epoch {epoch}, sample {index}: {name(index)}" if epoch >= 0 else "before its first sample")
         for worker, (pid, epoch, index) in enumerate(rows)
-        if pid in pids and pid
+        if pid in pids
     ]
-    where = "; ".join(last) or "before its first sample"
+    if not last:
+        return None  # a worker of another loader
+    where = "; ".join(last)
     if dead:
         return DataError(
             f"a data worker {dead.group(2).strip().rstrip('.')}; {where}. If the machine ran out of memory, "
