@@ -1,8 +1,10 @@
 """What can be known to be wrong with a run before its model is built."""
 
 import difflib
+import importlib.util
 import math
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -47,6 +49,11 @@ def check_values(cfg: DictConfig, args: Namespace) -> None:
         not (train.compile and train.activation_checkpointing),
         "train.compile and train.activation_checkpointing are both true",
         "use one of them: the compiler chooses what to recompute by itself",
+    )
+    _require(
+        not train.wandb.enabled or _is_installed("wandb"),
+        "train.wandb.enabled is true but wandb is not installed",
+        "`pip install 'densessl[wandb]'`, or set it to false",
     )
     if args.eval_only:
         _require(
@@ -121,6 +128,12 @@ def amp_dtype(amp: Any, device: torch.device) -> torch.dtype | None:
         "this GPU has no bfloat16 arithmetic: use float16, or auto for full precision here",
     )
     return AMP_TYPES[amp.dtype]
+
+
+def _is_installed(package: str) -> bool:
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return importlib.util.find_spec(package) is not None
 
 
 def _require(condition: Any, what: str, how: str) -> None:

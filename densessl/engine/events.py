@@ -26,8 +26,6 @@ from detectron2.utils.events import (
 )
 from fvcore.common.history_buffer import HistoryBuffer
 
-from densessl.errors import ConfigError
-
 _HISTORY = 1000  # values kept per name: bounded memory, and more than any window that is smoothed over
 _SAVED = 20  # values per name that go into a checkpoint: the writers' smoothing window
 
@@ -143,20 +141,11 @@ class TerminalWriter(EventWriter):
 
 
 class WandbWriter(EventWriter):
-    """Sends new scalars to Weights & Biases.
-
-    Raises:
-        ConfigError: wandb is not installed.
-    """
+    """Sends new scalars to Weights & Biases."""
 
     def __init__(self, project: str, output_dir: str, config: dict, window_size: int = 20) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ConfigError(
-                "train.wandb.enabled is true but wandb is not installed: "
-                "`pip install 'densessl[wandb]'`, or set train.wandb.enabled=false."
-            ) from error
+        import wandb  # optional; checked before the run started
+
         self._run = wandb.init(project=project, dir=output_dir, config=config, resume="allow")
         self._window_size = window_size
         self._last_iter = -1

@@ -24,6 +24,7 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 def default_argument_parser() -> argparse.ArgumentParser:
     """Returns a parser with detectron2's options, `--dist-url auto` and `key=value` overrides."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Trains or evaluates what a LazyConfig file describes.",
         epilog="examples:\n"

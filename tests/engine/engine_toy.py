@@ -1,5 +1,7 @@
 """A tiny meta-architecture, data and config for the engine's tests. Not a test itself."""
 
+import time
+
 import numpy as np
 import torch
 from torch import nn
@@ -185,3 +187,18 @@ class HostReads(TorchDispatchMode):
         )
         self.count += func in self.OPS or masked
         return func(*args, **(kwargs or {}))
+
+
+class BrokenMapper(ToyMapper):
+    """Cannot read any image."""
+
+    def __call__(self, record: dict, rng: np.random.Generator) -> dict:
+        raise OSError(f"{record['file_name']} is not an image")
+
+
+class SlowMapper(ToyMapper):
+    """Takes 0.1 s per image, so that a signal arrives in the middle of a step."""
+
+    def __call__(self, record: dict, rng: np.random.Generator) -> dict:
+        time.sleep(0.1)
+        return super().__call__(record, rng)

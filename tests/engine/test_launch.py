@@ -1,0 +1,149 @@
+"""Arguments, error messages and exit statuses of the command-line tools."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from densessl.engine import launch
+from densessl.errors import ConfigError, DataError
+
+ROOT = Path(__file__).parents[2]
+TRAIN = str(ROOT / "tools" / "lazyconfig_train_net.py")
+CONFIG = str(Path(__file__).with_name("toy_config.py"))
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"}
+for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    ENV.pop(name, None)
+
+
+def tool(*args, env=ENV, timeout=120) -> subprocess.CompletedProcess:
+    command = [sys.executable, TRAIN, *map(str, args)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+
+
+def parse(*args):
+    return launch.default_argument_parser().parse_args(["--config-file", CONFIG, *args])
+
+
+def test_help_does_not_import_torch():
+    start = time.perf_counter()
+    answer = tool("--help")
+    assert time.perf_counter() - start < 3  # 0.15 s on an idle machine
+    assert answer.returncode == 0
+    assert "--eval-only" in answer.stdout
+    code = "import sys, densessl.engine.launch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=ENV).returncode == 0
+
+
+def test_wrong_option_is_usage():
+    answer = tool("--config-file", CONFIG, "--num-gpu", "2")  # no abbreviations
+    assert answer.returncode == 2
+    assert "--num-gpu" in answer.stderr
+
+
+def test_error_is_one_message_without_traceback(tmp_path):
+    answer = tool("--config-file", CONFIG, f"train.output_dir={tmp_path}", "optimizr.lr=0.1")
+    assert answer.returncode == 2
+    assert answer.stderr.count("ConfigError") == 1
+    assert "optimizer" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_data_error_in_a_worker_is_said_in_its_own_words(tmp_path):
+    overrides = ["dataloader.train.mapper._target_=engine_toy.BrokenMapper", "dataloader.train.num_workers=1"]
+    answer = tool("--config-file", CONFIG, f"train.output_dir={tmp_path}", *overrides)
+    assert answer.returncode == 3
+    assert "DataError: " in answer.stderr
+    assert "image_" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_worker_traceback_is_cut_off():
+    text = (
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "a.py", line 1, in b\ndensessl.errors.DataError: x.jpg is empty\n'
+    )
+    assert launch.clean_message(DataError(text)) == "x.jpg is empty"
+    assert launch.clean_message(DataError("plain")) == "plain"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--num-gpus", "0"], "--num-gpus 0 is below 1"),
+        (["--num-machines", "2", "--machine-rank", "2", "--dist-url", "tcp://a:1"], "must be below"),
+        (["--num-machines", "2"], "--dist-url tcp://HOST:PORT"),
+        (["--eval-only", "--resume"], "Give one of them"),
+    ],
+)
+def test_impossible_arguments(args, message):
+    with pytest.raises(ConfigError, match=message):
+        launch.launch(print, parse(*args), "cpu")
+
+
+def test_fewer_gpus_than_asked(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"2 processes .* 1 GPU"):
+        launch.launch(print, parse("--num-gpus", "2"), "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no GPU can be used"):
+        launch.launch(print, parse(), "cuda")
+
+
+def test_incomplete_torchrun_environment(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="MASTER_ADDR"):
+        launch.launch(print, parse(), "cpu")
+
+
+def test_taken_port_is_said_at_once():
+    with socket.socket() as held:
+        held.bind(("", 0))
+        held.listen()
+        url = f"tcp://127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="another port"):
+            launch.launch(print, parse("--num-gpus", "2", "--dist-url", url), "cpu")
+    with pytest.raises(ConfigError, match="not of the form"):
+        launch.launch(print, parse("--num-gpus", "2", "--dist-url", "localhost"), "cpu")
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_interrupt_once_saves_and_twice_leaves_at_once(tmp_path, times):
+    slow = ["dataloader.train.mapper._target_=engine_toy.SlowMapper", "train.max_iter=1000"]
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, "--config-file", CONFIG, f"train.output_dir={tmp_path}", *slow],
+        env=ENV,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(tmp_path / "model_0000006.pth", process)
+    time.sleep(0.3)  # into the next step, which takes 0.8 s
+    process.send_signal(signal.SIGINT)
+    if times == 2:
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert len(list(tmp_path.glob("model_*.pth"))) == (2 if times == 1 else 1)
+    assert ("continue with --resume" in errors) == (times == 1)
