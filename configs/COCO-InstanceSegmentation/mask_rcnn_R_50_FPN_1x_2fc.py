@@ -15,8 +15,8 @@ from ..common.optim import SGD as optimizer
 from ..common.schedule import multistep
 from ..common.train import train
 
-# R_50_FPN_1x.yaml and detectron2's Base-RCNN-FPN.yaml: lr 0.02 at batch 16, 90k iterations, a tenth at 60k and
-# 80k, 1000 of warm-up, weight decay 1e-4 and none for norms (SOLVER.WEIGHT_DECAY_NORM)
+# R_50_FPN_1x.yaml and detectron2's Base-RCNN-FPN.yaml: lr 0.02 at batch 16, 90k iterations, a tenth at 60k
+# and 80k, 1000 of warm-up, weight decay 1e-4 and none for norms (SOLVER.WEIGHT_DECAY_NORM)
 optimizer.lr = 0.02
 optimizer.weight_decay = 1e-4
 optimizer.params.weight_decay_norm = 0.0

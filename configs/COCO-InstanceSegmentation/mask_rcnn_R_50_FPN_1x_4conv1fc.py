@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 
 from .mask_rcnn_R_50_FPN_1x_2fc import dataloader, lr_multiplier, model, optimizer, train
 
-# R_50_FPN_1x.yaml: ROI_BOX_HEAD.NAME FastRCNNConvFCHead, NUM_CONV 4, NUM_FC 1, NORM SyncBN; ROI_MASK_HEAD.NORM
+# R_50_FPN_1x.yaml: ROI_BOX_HEAD FastRCNNConvFCHead, NUM_CONV 4, NUM_FC 1, NORM SyncBN; ROI_MASK_HEAD.NORM
 model.roi_heads.box_head.conv_dims = [256, 256, 256, 256]
 model.roi_heads.box_head.conv_norm = "SyncBN"
 model.roi_heads.box_head.fc_dims = [1024]

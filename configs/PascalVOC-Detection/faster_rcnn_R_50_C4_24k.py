@@ -4,8 +4,9 @@
 
 The detection protocol of MoCo and DenseCL (benchmarks/detection/configs/pascal_voc_R_50_C4_24k_moco.yaml).
 Papers give the mean of five runs; deviation about 0.2 AP50, 0.2 AP, 0.4 AP75. AP of MoCo-v2 and DenseCL:
-54.7 and 56.7 (COCO, 800 epochs), 57.0 and 58.7 (ImageNet, 200 epochs). The originals also re-estimate the batch statistics on 200 batches before testing
-(PRECISE_BN); that is not done here. Not run at full length here.
+54.7 and 56.7 (COCO, 800 epochs), 57.0 and 58.7 (ImageNet, 200 epochs). The originals also
+re-estimate the batch statistics on 200 batches before testing (PRECISE_BN); that is not done here. Not run at
+full length here.
 """
 
 from ..common.data.voc_0712 import dataloader

@@ -1,4 +1,4 @@
-"""The `coral` sample for a small detector: turned, flipped, rescaled and recoloured crops; whole tiles for test.
+"""The `coral` sample for a small detector: turned, flipped, rescaled and recoloured crops; tests whole tiles.
 
 A reef seen from above has no upright, so quarter turns and both flips are as likely as the original.
 """
@@ -8,7 +8,7 @@ from detectron2.config import LazyCall as L
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 
 from densessl.data.build import build_test_loader, build_train_loader
-from densessl.data.datasets import sample  # noqa: F401  registers coral_train and coral_val
+from densessl.data.datasets import sample
 from densessl.evaluation.coco_evaluation import COCOEvaluator
 
 SIZE = 256

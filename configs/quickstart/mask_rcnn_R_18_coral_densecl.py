@@ -1,0 +1,12 @@
+"""The detector of mask_rcnn_R_18_coral_random.py, same budget and seed, from a DenseCL trunk.
+
+    tools/lazyconfig_train_net.py --config-file configs/quickstart/mask_rcnn_R_18_coral_densecl.py \\
+        train.init_checkpoint=output/quickstart/densecl_R_18_coral/model_final.pth
+
+Cost and AP: docs/benchmarks.md.
+"""
+
+from .mask_rcnn_R_18_coral_random import dataloader, lr_multiplier, model, optimizer, train
+
+train.init_checkpoint = "output/quickstart/densecl_R_18_coral/model_final.pth"
+train.output_dir = "output/quickstart/mask_rcnn_R_18_coral_densecl"
