@@ -15,35 +15,48 @@ from densessl.errors import ConfigError, DensesslError
 def parser() -> argparse.ArgumentParser:
     """The command line; built without importing torch, so that --help is immediate."""
     result = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    result.add_argument("--title", default="densessl report")
-    result.add_argument("--pretrain", metavar="RUN_DIR", help="output directory of a pretraining run")
-    result.add_argument(
+    add = result.add_argument
+    add("--title", default="densessl report")
+    add("--pretrain", metavar="RUN_DIR", help="output directory of a pretraining run")
+    add(
         "--finetune",
         metavar="NAME=RUN_DIR",
         action="append",
         default=[],
         help="name in the report and output directory of a fine-tuning run; may be repeated",
     )
-    result.add_argument(
+    add(
         "--images",
         nargs="+",
         default=[],
         metavar="PATH",
         help="photographs or folders for correspondences and feature maps (default: held-out images)",
     )
-    result.add_argument(
-        "--num-images", type=int, default=4, help="how many images each section shows (default: 4)"
+    add(
+        "--recipe",
+        metavar="NAME=CONFIG",
+        action="append",
+        default=[],
+        help="config file that a run started from (NAME as above, or pretraining): lists what was changed",
     )
-    result.add_argument(
-        "--match-threshold", type=float, default=0.9, help="cosine of a drawn match (default: 0.9)"
-    )
-    result.add_argument(
-        "--score-threshold", type=float, default=0.5, help="score of a drawn object (default: 0.5)"
-    )
-    result.add_argument("--output", required=True, metavar="FILE", help="the HTML file to write")
+    add("--num-images", type=int, default=4, help="images in each section (default: 4)")
+    add("--match-threshold", type=float, default=0.9, help="cosine of a drawn match (default: 0.9)")
+    add("--score-threshold", type=float, default=0.5, help="score of a drawn object (default: 0.5)")
+    add("--output", required=True, metavar="FILE", help="the HTML file to write")
     return result
+
+
+def _pairs(option: str, entries: list[str]) -> dict[str, str]:
+    """["a=b"] -> {"a": "b"}."""
+    pairs = {}
+    for entry in entries:
+        name, _, path = entry.partition("=")
+        if not name or not path or name in pairs:
+            raise ConfigError(f"--{option} {entry!r} must be NAME=PATH, each name once.")
+        pairs[name] = path
+    return pairs
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,18 +66,20 @@ def main(arguments: list[str] | None = None) -> None:
         DensesslError: a run directory, image or checkpoint cannot be used.
     """
     args = parser().parse_args(arguments)
-    named = [entry.partition("=") for entry in args.finetune]
-    for entry, (name, _, path) in zip(args.finetune, named):
-        if not name or not path:
-            raise ConfigError(f"--finetune {entry!r} must be NAME=RUN_DIR, such as DenseCL=output/mask_rcnn.")
+    finetune, recipes = _pairs("finetune", args.finetune), _pairs("recipe", args.recipe)
 
     from densessl.visualization.report import ReportOptions, write_report  # imports torch
     from densessl.visualization.runs import read_run
 
     pretrain = read_run("pretraining", args.pretrain) if args.pretrain else None
-    finetunes = [read_run(name, path) for name, _, path in named]
+    finetunes = [read_run(name, path) for name, path in finetune.items()]
     options = ReportOptions(
-        args.title, args.images, args.num_images, args.match_threshold, args.score_threshold
+        title=args.title,
+        images=args.images,
+        num_images=args.num_images,
+        recipes=recipes,
+        match_threshold=args.match_threshold,
+        score_threshold=args.score_threshold,
     )
     write_report(args.output, pretrain, finetunes, options)
 

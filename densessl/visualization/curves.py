@@ -178,7 +178,7 @@ def _axes(x, y, span: tuple[int, int], value_range: tuple[float, float]) -> str:
     for value in nice_ticks(*value_range):
         parts.append(f'<path class="axis" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}" opacity=".5"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{_label(value)}</text>')
-    for value in nice_ticks(*span, count=4):
+    for value in nice_ticks(*span, count=7):
         if value != round(value):
             continue
         # The last label would be cut by the edge of the drawing if it stood centred there.

@@ -103,13 +103,14 @@ def _area(instance: Instance) -> float:
     return (x1 - x0) * (y1 - y0)
 
 
-def draw_instances(image: np.ndarray, instances: Sequence[Instance], names: Sequence[str]) -> np.ndarray:
+def draw_instances(image: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
     """Masks in the colour of their class with an outline, boxes where there is no mask, and labels.
+
+    A label is the number of the class, from 1, and the score: names would cover crowded images.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         instances: drawn in order, so that small ones given last stay visible.
-        names: of the classes.
 
     Returns:
         (H, W, 3) uint8 RGB, a new array.
@@ -131,16 +132,16 @@ def draw_instances(image: np.ndarray, instances: Sequence[Instance], names: Sequ
         cv2.drawContours(canvas, outline, -1, (255, 255, 255), line + 2)
         cv2.drawContours(canvas, outline, -1, colour, line)
     for instance in instances:
-        _draw_label(canvas, instance, names)
+        _draw_label(canvas, instance)
     return canvas
 
 
-def _draw_label(canvas: np.ndarray, instance: Instance, names: Sequence[str]) -> None:
+def _draw_label(canvas: np.ndarray, instance: Instance) -> None:
     """Class and score in white on black at the top left of the object, moved inside the picture."""
-    text = names[instance.category]
+    text = str(instance.category + 1)
     if instance.score is not None:
-        text = f"{text} {instance.score:.2f}"
-    scale = max(canvas.shape[:2]) / 1100
+        text = f"{text}: {instance.score:.2f}"
+    scale = max(canvas.shape[:2]) / 950
     (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     x = int(min(max(instance.box[0], 0), max(canvas.shape[1] - width - 4, 0)))
     y = int(min(max(instance.box[1], 0), canvas.shape[0] - height - base - 4))

@@ -71,9 +71,10 @@ outline:3px solid var(--link);outline-offset:2px}
 .muted{color:var(--muted)}
 nav ul{display:flex;flex-wrap:wrap;gap:.35rem 1.1rem;list-style:none;padding:0;margin:1rem 0 0}
 nav a{display:inline-block;padding:.25rem 0}
-.scroll{overflow-x:auto;margin:.6rem 0 1.1rem;border:1px solid var(--rule);border-radius:8px}
+.scroll{overflow-x:auto;margin:0 0 1.1rem;border:1px solid var(--rule);border-radius:8px}
 table{border-collapse:collapse;width:100%;font-size:.93rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--muted);padding:.55rem .75rem;font-size:.88rem}
+.caption{color:var(--muted);font-size:.88rem;margin:1rem 0 .35rem}
+thead tr:first-child th{border-top:0}
 th,td{padding:.42rem .75rem;text-align:left;vertical-align:top;border-top:1px solid var(--rule)}
 thead th{background:var(--card);white-space:nowrap}
 tbody th{font-weight:600;white-space:nowrap}
@@ -180,8 +181,10 @@ def table(
             cells.append(f"<td{attribute}>{escape(cell)}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return (
+        # Beside the scrolling box, not inside the table: there it would be cut on a phone.
+        f'<p class="caption">{escape(caption)}</p>'
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f"<thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -53,12 +53,16 @@ def read_photograph(path: str | Path) -> Photograph:
 
 
 def correspondence_section(
-    models: dict[str, FeatureExtractor], photographs: Sequence[Photograph], threshold: float = THRESHOLD
+    models: dict[str, FeatureExtractor],
+    drawn: Sequence[str],
+    photographs: Sequence[Photograph],
+    threshold: float = THRESHOLD,
 ) -> str:
     """Scores dense matches between two views of each photograph, and draws some of them.
 
     Args:
-        models: name -> features; the names head the columns.
+        models: name -> features; all are scored.
+        drawn: names of those whose matches are drawn.
         photographs: each gives PAIRS_PER_IMAGE scored pairs; the first DRAWN_PAIRS are drawn once.
         threshold: cosine above which a mutual match counts and is drawn.
     """
@@ -70,7 +74,7 @@ def correspondence_section(
             for name, model in models.items():
                 maps = model(pair.images[0]), model(pair.images[1])
                 totals[name] += match_accuracy(*maps, *pair.geometry, threshold)
-                if repeat == 0 and index < DRAWN_PAIRS:
+                if repeat == 0 and index < DRAWN_PAIRS and name in drawn:
                     drawings.append(_matches_figure(name, photograph.name, pair, maps, threshold))
     text = (
         f"Two views of one photograph are cut at different places and scales, every second one mirrored, and "
@@ -165,18 +169,19 @@ def detection_section(runs: Sequence[Run], records: Sequence[dict], dataset: str
     catalog = MetadataCatalog.get(dataset)
     names = list(catalog.thing_classes)
     ids = getattr(catalog, "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(names))})
-    strips = []
+    strips, shown = [], set()
     for record in records:
         photograph = read_photograph(record["file_name"])
         size = photograph.image.shape[:2]
         truth = detections.ground_truth({**record, "height": size[0], "width": size[1]})
-        cells = [_instances_figure("ground truth", photograph, truth, names)]
+        drawn = {"ground truth": truth}
         for name, results in predicted.items():
-            found = detections.predictions(results, record["image_id"], ids, size, threshold)
-            cells.append(_instances_figure(name, photograph, found, names))
+            drawn[name] = detections.predictions(results, record["image_id"], ids, size, threshold)
+        shown |= {instance.category for found in drawn.values() for instance in found}
+        cells = [_instances_figure(name, photograph, found, names) for name, found in drawn.items()]
         strips.append(f'<div class="strip stack">{"".join(cells)}</div>')
-    text = f"Test images of {dataset}, with the objects whose score is at least {threshold:g}."
-    body = page.paragraph(text) + _class_legend(names) + "".join(strips)
+    text = f"Test images of {dataset}, with objects of score {threshold:g} and more. Labels are class: score."
+    body = page.paragraph(text) + _class_legend(names, shown) + "".join(strips)
     if absent:
         body += page.missing(
             f"No predictions on disk: {', '.join(absent)}. They are written by the evaluation."
@@ -188,14 +193,15 @@ def _instances_figure(
     name: str, photograph: Photograph, instances: Sequence[detections.Instance], classes: Sequence[str]
 ) -> str:
     words = detections.in_words(instances, classes)
-    drawing = detections.draw_instances(photograph.image, instances, classes)
+    drawing = detections.draw_instances(photograph.image, instances)
     caption = f"<strong>{escape(name)}</strong>: {escape(words)}"
     return page.figure(page.picture(drawing, f"{photograph.name}, {name}: {words}."), caption)
 
 
-def _class_legend(names: Sequence[str]) -> str:
+def _class_legend(names: Sequence[str], shown: set[int]) -> str:
     items = []
-    for index, name in enumerate(names):
+    for index in sorted(shown):
         colour = f"rgb{detections.CLASS_COLOURS[index % len(detections.CLASS_COLOURS)]}"
-        items.append(f'<li><span class="swatch" style="background:{colour}"></span>{escape(name)}</li>')
+        label = f"{index + 1} {names[index]}"
+        items.append(f'<li><span class="swatch" style="background:{colour}"></span>{escape(label)}</li>')
     return f'<ul class="legend">{"".join(items)}</ul>'

@@ -6,8 +6,8 @@ What is not there yet (no checkpoint, no evaluation, no photographs) is said in 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from html import escape
 from pathlib import Path
@@ -17,21 +17,21 @@ from omegaconf import OmegaConf
 
 from densessl.errors import ConfigError, DataError
 from densessl.visualization import page, tables
-from densessl.visualization.backbones import pretrained_backbone, random_backbone, resized
+from densessl.visualization.backbones import pretrained_backbone, untrained_backbone
 from densessl.visualization.correspondences import THRESHOLD
 from densessl.visualization.curves import Series, line_chart
 from densessl.visualization.health import LEVELS, Facts, judge, unweighted_losses
 from densessl.visualization.pictures import (
-    LONG_SIDE,
     Photograph,
     correspondence_section,
     detection_section,
     feature_section,
     read_photograph,
 )
-from densessl.visualization.runs import Run, is_result
+from densessl.visualization.runs import Run, is_result, read_recipe
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+UNTRAINED = 3  # random starts that are scored; the first one is drawn
 # Trainer's own numbers: shown in the table of runs or of no use as a curve.
 BOOKKEEPING = {
     "time",
@@ -60,6 +60,7 @@ class ReportOptions:
     title: heading of the page.
     images: files or folders of photographs; empty: the held-out images of the first fine-tuning run.
     num_images: photographs used at most.
+    recipes: name of a run -> config file that it started from; the report lists what was changed.
     match_threshold: cosine above which a match is drawn.
     score_threshold: score above which a detection is drawn.
     """
@@ -67,6 +68,7 @@ class ReportOptions:
     title: str
     images: Sequence[str] = ()
     num_images: int = 4
+    recipes: Mapping[str, str] = field(default_factory=dict)
     match_threshold: float = THRESHOLD
     score_threshold: float = 0.5
 
@@ -95,6 +97,11 @@ def build_report(pretrain: Run | None, finetunes: Sequence[Run], options: Report
     runs = [*([pretrain] if pretrain else []), *finetunes]
     if not runs:
         raise ConfigError("A report needs at least one run: give --pretrain or --finetune.")
+    for name in options.recipes:
+        if name not in {run.name for run in runs}:
+            raise ConfigError(
+                f"--recipe {name}=...: no run has this name, only {[run.name for run in runs]}."
+            )
     held_out, reason = _held_out(finetunes)
     photographs = _photographs(options, held_out)
     correspondences, features = _backbone_sections(pretrain, photographs, options)
@@ -110,7 +117,7 @@ def build_report(pretrain: Run | None, finetunes: Sequence[Run], options: Report
             "Predicted masks beside ground truth",
             _detections(finetunes, held_out, reason, options),
         ),
-        ("reproduce", "How to reproduce", _reproduce(runs, finetunes)),
+        ("reproduce", "How to reproduce", _reproduce(runs, finetunes, options.recipes)),
     ]
     footer = f"Written by tools/make_report.py on {date.today().isoformat()}. Loads nothing from elsewhere."
     return page.page(options.title, _lead(finetunes), sections, footer)
@@ -186,15 +193,15 @@ def _backbone_sections(
         reason = "There are no photographs to show: add --images FILE_OR_FOLDER."
     if reason:
         return page.missing(reason), page.missing(reason)
-    images = [resized(p.image, LONG_SIDE) for p in photographs]
-    models = {"pretrained": pretrained_backbone(pretrain), "untrained": random_backbone(pretrain, images)}
+    models = {"pretrained": pretrained_backbone(pretrain)}
+    models |= {f"untrained, start {i + 1}": untrained_backbone(pretrain, i) for i in range(UNTRAINED)}
+    drawn = list(models)[:2]
     note = page.paragraph(
-        "Untrained is the same network with its initial weights; its batch norms know these photographs."
+        f"Untrained is the same network before its first step, from {UNTRAINED} random starts: how far they "
+        "lie apart is how much of a difference means nothing."
     )
-    return (
-        correspondence_section(models, photographs, options.match_threshold) + note,
-        feature_section(models, photographs) + note,
-    )
+    matches = correspondence_section(models, drawn, photographs, options.match_threshold)
+    return note + matches, feature_section({name: models[name] for name in drawn}, photographs)
 
 
 def _detections(
@@ -223,6 +230,11 @@ def _is_loss(name: str) -> bool:
     return name not in BOOKKEEPING and (name == "total_loss" or name.rsplit("/", 1)[-1].startswith("loss"))
 
 
+def _objective(names: Iterable[str]) -> list[str]:
+    """The weighted loss terms, their sum first."""
+    return sorted((n for n in names if _is_loss(n) and "/" not in n), key=lambda n: n != "total_loss")
+
+
 def _loss(pretrain: Run | None, finetunes: Sequence[Run]) -> str:
     parts = []
     if pretrain is None:
@@ -239,7 +251,7 @@ def _loss(pretrain: Run | None, finetunes: Sequence[Run]) -> str:
 
 def _pretrain_losses(run: Run) -> str:
     chance = _facts(run).chance
-    weighted = [s for name, s in run.metrics.items() if _is_loss(name) and "/" not in name]
+    weighted = [run.metrics[name] for name in _objective(run.metrics)]
     terms = list(unweighted_losses(run.metrics).values())
     charts = [line_chart(weighted, title="Objective and its weighted terms")]
     if terms:
@@ -259,12 +271,11 @@ def _pretrain_losses(run: Run) -> str:
 def _overlaid(runs: Sequence[Run]) -> str:
     """One chart per loss term, and per AP when it was measured more than once, with a line per run."""
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
-    losses = sorted((n for n in names if _is_loss(n) and "/" not in n), key=lambda n: n != "total_loss")
     measured = [
         n for n in ("bbox/AP", "segm/AP") if any(len(r.metrics[n].values) > 1 for r in runs if n in r.metrics)
     ]
     charts = []
-    for name in [*losses, *(["lr"] if "lr" in names else []), *measured]:
+    for name in [*_objective(names), *(["lr"] if "lr" in names else []), *measured]:
         lines = [run.metrics[name].renamed(run.name) for run in runs if name in run.metrics]
         charts.append(line_chart(lines, title=name))
     return f'<div class="grid">{"".join(charts)}</div>'
@@ -300,7 +311,7 @@ def _health_charts(metrics: dict[str, Series]) -> list[str]:
     return charts + [line_chart([series], title=name) for name, series in left.items()]
 
 
-def _reproduce(runs: Sequence[Run], finetunes: Sequence[Run]) -> str:
+def _reproduce(runs: Sequence[Run], finetunes: Sequence[Run], recipes: Mapping[str, str]) -> str:
     parts = [
         page.paragraph(
             "Each run saved its whole config, seed included; these commands train again from it. On a CPU "
@@ -309,7 +320,14 @@ def _reproduce(runs: Sequence[Run], finetunes: Sequence[Run]) -> str:
         tables.commands(runs),
     ]
     if len(finetunes) > 1:
-        parts += ["<h3>What the comparison varies</h3>", tables.config_differences(finetunes)]
+        parts += [
+            "<h3>What the comparison varies</h3>",
+            tables.config_differences({r.name: r.config for r in finetunes}),
+        ]
+    for run in runs:
+        if run.name in recipes:
+            compared = {"recipe": read_recipe(recipes[run.name]), run.name: run.config}
+            parts += [f"<h3>{escape(run.name)} against its recipe</h3>", tables.config_differences(compared)]
     parts += ["<h3>Versions</h3>", tables.versions()]
     for run in runs:
         parts.append(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import yaml
+from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from densessl.checkpoint.files import list_checkpoints, read_pointer
 from densessl.checkpoint.reading import read_training_checkpoint
+from densessl.config import load_config
 from densessl.errors import ConfigError
 from densessl.visualization.curves import Series, read_metrics
 
@@ -92,15 +97,59 @@ def read_run(name: str, path: str | Path) -> Run:
             f"{name}: {str(path)!r} has no {CONFIG_FILE}, so it is not the output directory of a run. Give "
             "the folder that the trainer wrote."
         )
-    try:
-        config = OmegaConf.load(file)
-    except Exception as error:  # yaml and omegaconf have no common base for what a damaged file raises
-        raise ConfigError(f"{name}: {file} cannot be read as a config: {error}") from error
-    if not isinstance(config, DictConfig) or "model" not in config or "train" not in config:
+    config = read_config(file)
+    if "model" not in config or "train" not in config:
         raise ConfigError(f"{name}: {file} is not the config of a run: it lacks model or train.")
     metrics_file = path / METRICS_FILE
     metrics = read_metrics(metrics_file) if metrics_file.is_file() else {}
     return Run(name, path, config, metrics, _newest_checkpoint(path))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads what `LazyConfig.save` writes without importing or building anything that it names."""
+
+
+def _plain(loader: yaml.SafeLoader, name: str, node: yaml.Node):
+    """`!!python/name:a.b` -> "a.b"; tuples and objects -> plain lists and dicts."""
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return name.partition(":")[2] or loader.construct_scalar(node)
+
+
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
+
+
+def read_config(file: str | Path) -> DictConfig:
+    """Reads a `config.yaml`; functions are their dotted names, interpolations stay.
+
+    `LazyConfig.load` would run what the file names: fine for one's own training, not for showing a run.
+
+    Raises:
+        ConfigError: the file is not a config.
+    """
+    try:
+        config = OmegaConf.create(yaml.load(Path(file).read_text(), Loader=_PlainLoader))
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read as a config: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(
+            f"{file} is not a config: it holds a {type(config).__name__}, not settings by name."
+        )
+    return config
+
+
+def read_recipe(file: str) -> DictConfig:
+    """A recipe in the form in which a run of it saves its config, so that the two can be compared.
+
+    Raises:
+        ConfigError: see `densessl.config.load_config`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / CONFIG_FILE
+        LazyConfig.save(load_config(file), str(saved))
+        return read_config(saved)
 
 
 def _newest_checkpoint(path: Path) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +26,7 @@ def what_was_run(runs: Sequence[Run]) -> str:
         if any(cells):
             rows.append([name, *(cell or "not recorded" for cell in cells)])
     return page.table(
-        ["", *(run.name for run in runs)], rows, caption="What was run, from config, log and checkpoint"
+        ["", *(run.name for run in runs)], rows, caption="From the config, log and checkpoint of each run"
     )
 
 
@@ -167,7 +167,7 @@ def _best(values: Sequence[float]) -> int | None:
 
 
 def flat_config(config: DictConfig) -> dict[str, str]:
-    """Dotted key -> value as text; interpolations resolved."""
+    """Dotted key -> value as text; interpolations as they are, so that a difference shows once."""
     flat: dict[str, str] = {}
 
     def walk(prefix: str, value) -> None:
@@ -177,25 +177,23 @@ def flat_config(config: DictConfig) -> dict[str, str]:
         else:
             flat[prefix] = str(value)
 
-    walk("", OmegaConf.to_container(config, resolve=True))
+    walk("", OmegaConf.to_container(config, resolve=False))
     return flat
 
 
-def config_differences(runs: Sequence[Run]) -> str:
-    """The settings that are not the same in all of several runs: what a comparison of them compares."""
-    flats = [flat_config(run.config) for run in runs]
+def config_differences(configs: Mapping[str, DictConfig]) -> str:
+    """The settings that are not the same in all of several configs, one column per name."""
+    flats = [flat_config(config) for config in configs.values()]
     keys = list(dict.fromkeys(key for flat in flats for key in flat))
     rows = []
     for key in keys:
         values = [flat.get(key, "not set") for flat in flats]
         if len(set(values)) > 1:
             rows.append([key, *(value or '""' for value in values)])
+    names = " and ".join(configs)
     if not rows:
-        return page.paragraph("The configs of these runs are equal in every setting.")
-    names = " and ".join(run.name for run in runs)
-    return page.table(
-        ["Setting", *(r.name for r in runs)], rows, caption=f"All settings in which {names} differ"
-    )
+        return page.paragraph(f"{names} are equal in every setting.")
+    return page.table(["Setting", *configs], rows, caption=f"All settings in which {names} differ")
 
 
 def commands(runs: Sequence[Run]) -> str:

@@ -17,10 +17,21 @@ from PIL import Image
 
 from densessl.checkpoint.files import write_pointer, write_with_sidecar
 from densessl.modeling.backbone import build_resnet
+from densessl.visualization import pictures
 
 torch.set_num_threads(1)
 TEST_SET = "visualization_test_set"
 QUEUE = 64
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_pictures():
+    """Fewer and smaller views: what is tested does not depend on their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "VIEW_SIZE", 96)
+        patch.setattr(pictures, "PAIRS_PER_IMAGE", 2)
+        patch.setattr(pictures, "LONG_SIDE", 128)
+        yield
 
 
 def _photograph(seed: int) -> np.ndarray:

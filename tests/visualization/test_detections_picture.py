@@ -50,7 +50,7 @@ def test_drawing_tints_the_mask_only():
     image = np.full((120, 160, 3), 100, np.uint8)
     mask = np.zeros((120, 160), bool)
     mask[40:100, 60:120] = True
-    canvas = draw_instances(image, [Instance(0, (60, 40, 120, 100), mask, 0.9)], NAMES)
+    canvas = draw_instances(image, [Instance(0, (60, 40, 120, 100), mask, 0.9)])
     assert (image == 100).all()
     expected = 0.55 * 100 + 0.45 * np.array(CLASS_COLOURS[0])
     np.testing.assert_allclose(canvas[80, 90], expected, atol=1)
@@ -60,7 +60,7 @@ def test_drawing_tints_the_mask_only():
 
 def test_box_without_mask_is_drawn_and_labels_stay_inside():
     image = np.full((60, 60, 3), 100, np.uint8)
-    canvas = draw_instances(image, [Instance(1, (-5, 50, 80, 70), None, 0.5)], NAMES)
+    canvas = draw_instances(image, [Instance(1, (-5, 50, 80, 70), None, 0.5)])
     assert canvas.shape == image.shape
     assert (canvas != 100).any()
 

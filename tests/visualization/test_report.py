@@ -6,8 +6,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.config import LazyConfig
 
+from densessl.config import load_config
 from densessl.errors import CheckpointError, ConfigError
+from densessl.visualization.backbones import pretrained_backbone, untrained_backbone
+from densessl.visualization.pictures import read_photograph
 from densessl.visualization.report import ReportOptions, build_report
 from densessl.visualization.runs import read_run
 
@@ -97,6 +102,18 @@ def test_pictures_have_descriptions_and_charts_have_names(report):
     assert [len(page.all("img", s)) for s in ("correspondences", "features", "detections")] == [4, 6, 6]
 
 
+def test_a_run_that_learned_nothing_scores_as_its_untrained_start(tmp_path, pretrain_dir, photographs):
+    (tmp_path / "config.yaml").write_text((pretrain_dir / "config.yaml").read_text())
+    run = read_run("p", tmp_path)
+    weights = {f"backbone.{k}": v for k, v in untrained_backbone(run).backbone.state_dict().items()}
+    torch.save({"model": weights}, tmp_path / "model_0000001.pth")
+    image = read_photograph(photographs / "photo0.png").image[:96, :128]
+    maps = [model(image) for model in (pretrained_backbone(read_run("p", tmp_path)), untrained_backbone(run))]
+    assert maps[0].shape == (512, 3, 4)
+    assert torch.equal(*maps)
+    assert not torch.equal(maps[0], untrained_backbone(run, start=1)(image))
+
+
 def test_what_was_run(report):
     text = report[1].text["run"]
     for fact in ("DenseCL", "ResNet-18", "100 of 100 (20.0 epochs)", "33.2", "0.50 GiB", "2 min 28 s", "25%"):
@@ -131,6 +148,30 @@ def test_predictions_are_counted_beside_ground_truth(report):
     assert alts[0] == "photo0.png, ground truth: 1 <massive>."
     assert alts[1] == "photo0.png, DenseCL start: 1 <massive>."
     assert alts[5] == "photo1.png, random start: none."
+
+
+def test_changes_against_the_recipe(tmp_path, pretrain_dir, photographs):
+    recipe = Path(__file__).parents[2] / "configs/quick_schedules/densecl_R_50_coco_800ep_quick.py"
+    saved = load_config(str(recipe), ["train.seed=11", "model.queue_size=128"])
+    LazyConfig.save(saved, str(tmp_path / "config.yaml"))  # names a function, tuples, interpolations
+    run = read_run("mine", tmp_path)
+    assert run.setting("dataloader.train.seed") == 11
+    text = Page(build_report(run, [], ReportOptions("t", recipes={"mine": str(recipe)}))).text["reproduce"]
+    changed = text.split("against its recipe")[1].split("Versions")[0]
+    assert changed.split() == ["All", "settings", "in", "which", "recipe", "and", "mine", "differ"] + (
+        ["Setting", "recipe", "mine", "model.queue_size", "64", "128", "train.seed", "0", "11"]
+    )
+    with pytest.raises(ConfigError, match="no run has this name"):
+        build_report(run, [], ReportOptions("t", recipes={"other": str(recipe)}))
+
+
+def test_a_hostile_config_runs_nothing(tmp_path):
+    hostile = "model: {a: !!python/object/apply:os.mkdir [made]}\ntrain: {b: !!python/tuple [1, 2]}\n"
+    (tmp_path / "config.yaml").write_text(hostile)
+    run = read_run("x", tmp_path)
+    assert run.setting("model.a") == ["made"]
+    assert run.setting("train.b") == [1, 2]
+    assert not Path("made").exists()
 
 
 def test_without_pretraining(finetune_dirs):
@@ -204,7 +245,7 @@ def test_command(tmp_path, finetune_dirs):
     assert "From the command" in output.read_text()
     done = subprocess.run([*command, "--finetune", "nonsense"], capture_output=True, text=True, timeout=120)
     assert done.returncode == ConfigError.exit_code
-    assert "must be NAME=RUN_DIR" in done.stderr
+    assert "must be NAME=PATH" in done.stderr
     assert "Traceback" not in done.stderr
 
 
