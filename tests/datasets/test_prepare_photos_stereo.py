@@ -16,7 +16,7 @@ photos = load_script("prepare_photos")
 stereo = load_script("prepare_stereo")
 
 
-def test_photographs_open_and_exclude_the_stereo_pair(tmp_path):
+def test_photographs_open_and_exclude_the_stereo_pair(tmp_path, monkeypatch):
     build_atomically(tmp_path / "photos", photos.build)
     files = sorted((tmp_path / "photos/images").iterdir())
     assert [f.name for f in files] == sorted(photos.PHOTOGRAPHS)
@@ -24,6 +24,8 @@ def test_photographs_open_and_exclude_the_stereo_pair(tmp_path):
     for file in files:
         with Image.open(file) as picture:
             assert min(picture.size) >= 160
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert [r["file_name"] for r in DatasetCatalog.get("photos")] == [str(f) for f in files]
 
 
 def test_disparity_explains_the_pair(tmp_path, monkeypatch):

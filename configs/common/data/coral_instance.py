@@ -11,7 +11,7 @@ from densessl.data.build import build_test_loader, build_train_loader
 from densessl.data.datasets import sample
 from densessl.evaluation.coco_evaluation import COCOEvaluator
 
-SIZE = 256
+_SIZE = 192  # a tile of 397 pixels at about half its resolution
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -19,9 +19,9 @@ dataloader = dict(
         mapper=L(DatasetMapper)(
             is_train=True,
             augmentations=[
-                # the side of a tile becomes 0.6 to 1.4 times SIZE; smaller ones are padded by the model
-                L(T.ResizeScale)(min_scale=0.6, max_scale=1.4, target_height=SIZE, target_width=SIZE),
-                L(T.FixedSizeCrop)(crop_size=(SIZE, SIZE), pad=False),
+                # the side of a tile becomes 0.6 to 1.4 times _SIZE; smaller ones are padded by the model
+                L(T.ResizeScale)(min_scale=0.6, max_scale=1.4, target_height=_SIZE, target_width=_SIZE),
+                L(T.FixedSizeCrop)(crop_size=(_SIZE, _SIZE), pad=False),
                 L(T.RandomFlip)(horizontal=True),
                 L(T.RandomFlip)(horizontal=False, vertical=True),
                 L(T.RandomApply)(tfm_or_aug=L(T.RandomRotation)(angle=[90, 90]), prob=0.5),
@@ -43,7 +43,7 @@ dataloader = dict(
         dataset=L(get_detection_dataset_dicts)(names="coral_val", filter_empty=False),
         mapper=L(DatasetMapper)(
             is_train=False,
-            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=SIZE, max_size=2 * SIZE)],
+            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=_SIZE, max_size=2 * _SIZE)],
             image_format="${...train.mapper.image_format}",
         ),
         num_workers=0,

@@ -1,7 +1,7 @@
 """Registers the sample data sets that `datasets/prepare_*.py` build.
 
 `coral_train`, `coral_val`, `cutpaste_train`, `cutpaste_val`: instances and semantic maps;
-`stereo`: one picture pair with true disparity. The root is DETECTRON2_DATASETS or `./datasets`, read when
+`photos`: unlabelled photographs; `stereo`: one picture pair with true disparity. The root is DETECTRON2_DATASETS or `./datasets`, read when
 a data set is loaded, so that setting the variable after the import still works.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from densessl.data.datasets.sample_writer import dataset_root
+from densessl.data.datasets.sample_writer import CHECKSUMS, dataset_root
 from densessl.errors import DataError
 
 IGNORE_LABEL = 255
@@ -41,6 +41,18 @@ def load_sample(name: str, folder: str, split: str) -> list[dict]:
         stuff_classes=["background", *metadata.thing_classes],
     )
     return records
+
+
+def load_photos() -> list[dict]:
+    """Loads the photographs of scikit-image: `file_name` and `image_id`, by name.
+
+    Raises:
+        DataError: the data set has not been built.
+    """
+    root = dataset_root() / "photos"
+    require_built(root / CHECKSUMS, "photos")
+    files = sorted((root / "images").iterdir())
+    return [{"file_name": str(path), "image_id": index + 1} for index, path in enumerate(files)]
 
 
 def load_stereo() -> list[dict]:
@@ -80,6 +92,7 @@ def register_samples() -> None:
             name = f"{folder}_{split}"
             DatasetCatalog.register(name, partial(load_sample, name, folder, split))
             MetadataCatalog.get(name).set(evaluator_type="coco", ignore_label=IGNORE_LABEL)
+    DatasetCatalog.register("photos", load_photos)
     DatasetCatalog.register("stereo", load_stereo)
 
 

@@ -1,0 +1,72 @@
+"""Pascal VOC evaluation on two drawn-up images."""
+
+import json
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.pascal_voc import register_pascal_voc
+from detectron2.structures import Boxes, Instances
+
+from densessl.evaluation.voc_evaluation import PascalVOCDetectionEvaluator
+
+CLASSES = ("cow", "dog")
+TRUTH = {
+    "000001": [("cow", (11, 21, 60, 90)), ("dog", (100, 50, 180, 120))],
+    "000002": [("dog", (5, 5, 50, 60))],
+}
+OBJECT = (
+    "<object><name>{name}</name><pose>Left</pose><truncated>0</truncated><difficult>0</difficult><bndbox>"
+    "<xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"
+)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Registers the two images in VOC's layout; yields the name."""
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/test.txt").write_text("\n".join(TRUTH))
+    for image, objects in TRUTH.items():
+        text = "".join(OBJECT.format(*box, name=name) for name, box in objects)
+        size = "<size><width>200</width><height>150</height><depth>3</depth></size>"
+        (tmp_path / f"Annotations/{image}.xml").write_text(f"<annotation>{size}{text}</annotation>")
+    register_pascal_voc("voc_of_this_test", str(tmp_path), "test", 2007, CLASSES)
+    yield "voc_of_this_test"
+    DatasetCatalog.remove("voc_of_this_test")
+    MetadataCatalog.remove("voc_of_this_test")
+
+
+def evaluate(name, shift, kept=("cow", "dog")):
+    """Scores the truth moved by `shift` pixels to the right, for the classes in `kept`."""
+    evaluator = PascalVOCDetectionEvaluator(name)
+    evaluator.reset()
+    for record in DatasetCatalog.get(name):
+        found = [a for a in record["annotations"] if CLASSES[a["category_id"]] in kept]
+        out = Instances((150, 200))
+        boxes = torch.tensor([a["bbox"] for a in found], dtype=torch.float32).reshape(-1, 4)
+        out.pred_boxes = Boxes(boxes + torch.tensor([shift, 0.0, shift, 0.0]))
+        out.scores = torch.ones(len(found))
+        out.pred_classes = torch.tensor([a["category_id"] for a in found], dtype=torch.int64)
+        evaluator.process([record], [{"instances": out}])
+    return evaluator.evaluate()
+
+
+def test_perfect_boxes_score_100_in_plain_floats(voc):
+    results = evaluate(voc, 0.0)
+    assert results["bbox"] == pytest.approx({"AP": 100.0, "AP50": 100.0, "AP75": 100.0})
+    assert all(type(value) is float for value in results["bbox"].values())
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_a_shift_costs_the_strict_thresholds_and_a_lost_class_half(voc):
+    shifted = evaluate(voc, 10.0)["bbox"]
+    # IoU of the cow: 40 / 60 pixels of width; of the dogs 71 / 91 and 36 / 56
+    assert shifted["AP50"] == pytest.approx(100.0)
+    assert shifted["AP75"] < 40.0
+    assert 0 < shifted["AP"] < 60
+    assert evaluate(voc, 0.0, kept=("dog",))["bbox"]["AP50"] == pytest.approx(50.0)
+
+
+def test_no_predictions_score_0(voc):
+    assert evaluate(voc, 0.0, kept=())["bbox"] == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
