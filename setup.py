@@ -35,7 +35,6 @@ INSTALL_REQUIRES = [
 ]
 EXTRAS_REQUIRE = {
     "lmdb": ["lmdb>=1.4"],  # reads data sets packed by tools/folder2lmdb.py
-    "webdataset": ["webdataset>=0.2.86,<2"],  # reads tar shards
     "slurm": ["submitit>=1.5"],  # tools/submit_slurm.py
     "wandb": ["wandb>=0.16"],  # optional logger
     "sample": ["scikit-image>=0.22"],  # photographs of the quickstart

@@ -133,8 +133,8 @@ class TrainDataset(Dataset):
 class ResumableLoader:
     """Endless micro-batches of this rank, starting at any optimiser step.
 
-    `total_batch_size` images make one optimiser step: `accumulate` micro-batches on each rank. Iterating
-    again starts again at the step of the last `set_step`.
+    `total_batch_size` images make one optimiser step: `accumulate` micro-batches on each rank. Workers live
+    as long as the iterator, over all epochs. Iterating again starts again at the step of the last `set_step`.
     """
 
     def __init__(
@@ -164,8 +164,7 @@ class ResumableLoader:
             # forked workers share the packed names; CUDA is not used in them
             kwargs["multiprocessing_context"] = "fork" if sys.platform.startswith("linux") else "spawn"
         else:
-            for key in ("prefetch_factor", "persistent_workers"):
-                kwargs.pop(key, None)
+            kwargs.pop("prefetch_factor", None)
         self._loader = DataLoader(
             self._batches,
             batch_sampler=sampler,
@@ -216,20 +215,28 @@ class ResumableLoader:
             return explain_failure(error, self._batches, self.dataset.name)
 
         batches = iter(self._loader)
-        with named_worker_deaths(explain):
-            while True:
-                try:
-                    batch = next(batches)
-                except RuntimeError as error:
-                    # within next() torch hides what the SIGCHLD handler raised behind a vaguer error
-                    known = error.__cause__ if isinstance(error.__cause__, DataError) else None
-                    explained = known or explain(error)
-                    if explained is None:
-                        raise
-                    raise explained from error
-                if isinstance(batch, CarriedError):
-                    raise DataError(batch.message)
-                yield batch
+        try:
+            with named_worker_deaths(explain):
+                while True:
+                    batch = self._next(batches, explain)
+                    if isinstance(batch, CarriedError):
+                        raise DataError(batch.message)
+                    yield batch
+        finally:
+            # Ends the workers now. Left to the garbage collector, torch's queues may go first, and then it
+            # waits 5 s for each worker.
+            del batches
+
+    def _next(self, batches: Iterator[Any], explain: Callable[[RuntimeError], DataError | None]) -> Any:
+        try:
+            return next(batches)
+        except RuntimeError as error:
+            # within next() torch hides what the SIGCHLD handler raised behind a vaguer error
+            known = error.__cause__ if isinstance(error.__cause__, DataError) else None
+            explained = known or explain(error)
+            if explained is None:
+                raise
+            raise explained from error
 
     def state(self) -> dict[str, Any]:
         """Plain values that must agree for a run to be resumed exactly; the position is the step itself."""
@@ -268,7 +275,6 @@ def build_train_loader(
     collate_fn: Callable[[list], Any] | None = None,
     pin_memory: bool | None = None,
     prefetch_factor: int = 2,
-    persistent_workers: bool = True,
     bad_image: str = "raise",
     max_bad_fraction: float = 0.05,
     timeout: float = 600,
@@ -288,7 +294,7 @@ def build_train_loader(
         repeat_threshold: LVIS repeat-factor sampling with this threshold (0.001 as published); None: off.
         collate_fn: from a list of samples to a batch; None keeps the list, as detectron2 does.
         pin_memory: None: if CUDA is available.
-        prefetch_factor, persistent_workers: of torch's DataLoader.
+        prefetch_factor: batches that each worker prepares ahead.
         bad_image: "raise", "skip" or "replace"; max_bad_fraction: see BadImageLog.
         timeout: seconds without a batch after which stuck workers are reported.
 
@@ -322,7 +328,6 @@ def build_train_loader(
         timeout=timeout,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         prefetch_factor=prefetch_factor,
-        persistent_workers=persistent_workers,
     )
     logger.info("Training data: %s", loader.describe())
     return loader

@@ -63,6 +63,7 @@ def take(source: ResumableLoader, count: int, step: int = 0) -> list:
     return list(islice(iter(source), count))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_workers_do_not_change_a_bit(accumulate: int) -> None:
     expected = take(loader(accumulate=accumulate), 9)
