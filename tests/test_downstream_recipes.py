@@ -217,6 +217,7 @@ def test_quickstart_detectors(name):
     sample = "coral" if "coral" in name else "cutpaste"
     assert cfg.dataloader.train.dataset.names == f"{sample}_train"
     assert cfg.dataloader.test.dataset.names == cfg.dataloader.evaluator.dataset_name == f"{sample}_val"
+    assert cfg.model.roi_heads.num_classes == {"coral": 4, "cutpaste": 8}[sample]
     assert bool(cfg.train.init_checkpoint) == name.endswith("densecl")
     random = load(name.replace("densecl", "random"), "quickstart")
     for noun in ("model", "dataloader", "optimizer", "lr_multiplier"):  # same budget, same seeds
