@@ -3,8 +3,8 @@
 Shards are indexed once and then read at random, instead of streamed with the webdataset package: the order
 is then the same function of (seed, step) as for folders, a resume is exact, shuffling covers the whole set
 and not a buffer of it, and any number of shards serves any number of workers. The price is one read of all
-headers at start (32 us per member on a local disk: 40 s for ImageNet). Nothing of a shard is ever written to disk, so a
-member named `../x` has no place to escape to; it is left out all the same.
+headers at start (32 us per member on a local disk: 40 s for ImageNet). Nothing of a shard is ever written
+to disk, so a member named `../x` has no place to escape to; it is left out all the same.
 """
 
 import glob
