@@ -9,14 +9,14 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
-from detectron2.utils.logger import create_small_table
 from faster_coco_eval import COCO, COCOeval_faster
+from tabulate import tabulate
 
 from densessl.errors import ConfigError
 
@@ -110,7 +110,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         dropped = ("bbox",) if task == "segm" else ()
         fields = [{k: v for k, v in d.items() if k not in dropped} for d in detections]
         found = self._coco_api.loadRes(fields)
-        evaluation = COCOeval_faster(self._coco_api, found, task, print_function=logger.debug)
+        evaluation = COCOeval_faster(self._coco_api, found, task, print_function=_no_print)
         evaluation.params.maxDets = self._max_dets_per_image
         if img_ids is not None:
             evaluation.params.imgIds = img_ids
@@ -137,9 +137,20 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         if len(names) > 1:
             values.update(per_class_ap(coco_eval.eval["precision"], names))
         known = {name: 100.0 * value for name, value in values.items() if math.isfinite(value) and value >= 0}
-        shown = {name: f"{known[name]:.2f}" if name in known else "n/a" for name in values}
-        logger.info("%s on %s:\n%s", iou_type, self._metadata.name, create_small_table(shown))
+        logger.info("%s on %s:\n%s", iou_type, self._metadata.name, results_table(known, names))
         return known
+
+
+def _no_print(*_: object) -> None:
+    """In place of COCOeval's summary, which repeats the table in another form."""
+
+
+def results_table(metrics: Mapping[str, float], names: Sequence[str]) -> str:
+    """Text table: a row for all classes and, if there are several, one for each; "n/a" where no value is."""
+    rows = [["all", *(metrics.get(metric) for metric in METRICS)]]
+    if len(names) > 1:
+        rows += [[name, metrics.get(f"AP-{name}"), metrics.get(f"AP50-{name}")] for name in names]
+    return tabulate(rows, headers=["class", *METRICS], tablefmt="pipe", floatfmt=".2f", missingval="n/a")
 
 
 def per_class_ap(precision: np.ndarray, names: Sequence[str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 
 from densessl.data.datasets.sample_writer import CocoWriter, mask_to_rle, segmentation_to_mask
 from densessl.errors import ConfigError
-from densessl.evaluation.coco_evaluation import COCOEvaluator, per_class_ap
+from densessl.evaluation.coco_evaluation import COCOEvaluator, per_class_ap, results_table
 
 SIZE = 160
 CLASSES = ("ant", "bee", "cat")
@@ -186,6 +186,14 @@ def test_wrong_number_of_classes_and_unknown_task_are_refused(dataset):
         run(COCOEvaluator(dataset), records[:1], [output])
     with pytest.raises(ConfigError, match="keypoints"):
         COCOEvaluator(dataset, tasks=("keypoints",))
+
+
+def test_table_says_na_where_there_is_no_value():
+    rows = results_table({"AP": 12.25, "AP-ant": 1.0, "AP50-ant": 2.0}, ("ant", "bee")).splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert cells[2] == ["all", "12.25", "n/a", "n/a", "n/a", "n/a", "n/a"]
+    assert cells[3][:3] == ["ant", "1.00", "2.00"]
+    assert cells[4][:3] == ["bee", "n/a", "n/a"]
 
 
 def test_per_class_ap_on_paper():
