@@ -48,7 +48,7 @@ def test_recipe(path):
     steps_per_epoch = images // batch
     assert cfg.train.max_iter == epochs * steps_per_epoch
     assert (
-        "coco_2017_train" if images == 118287 else "imagenet_1k_train"
+        "coco_2017_train_images" if images == 118287 else "imagenet_1k_train"
     ) == cfg.dataloader.train.dataset.source
     assert path.stem in cfg.train.output_dir
 

@@ -5,4 +5,4 @@ WXinlong/DenseCL configs/selfsup/densecl/densecl_coco_800ep.py:31-58 has the num
 
 from .imagenet_two_view import dataloader
 
-dataloader.train.dataset.source = "coco_2017_train"
+dataloader.train.dataset.source = "coco_2017_train_images"
