@@ -42,7 +42,8 @@ def test_the_folder_must_be_given():
 
 
 @pytest.mark.parametrize(
-    ("name", "source"), [("imagenet_two_view", "imagenet_1k_train"), ("coco_two_view", "coco_2017_train_images")]
+    ("name", "source"),
+    [("imagenet_two_view", "imagenet_1k_train"), ("coco_two_view", "coco_2017_train_images")],
 )
 def test_published_numbers(name, source):
     train = load(name).dataloader.train
