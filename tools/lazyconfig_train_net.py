@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
 
 def start() -> None:
     """Checks the config before any process is started, then starts them."""
-    args = default_argument_parser().parse_args()
+    args = default_argument_parser().parse_intermixed_args()
     cfg = load(args.config_file, tuple(args.opts))
     launch(main, args, cfg.train.device)
 

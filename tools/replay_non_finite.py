@@ -19,7 +19,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, help="whose part (default: the first with a non-finite loss)")
     parser.add_argument("capture", help="OUTPUT_DIR/non_finite_<iteration>.pth")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the run")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import platform
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -145,7 +146,10 @@ def wrap_ddp(cfg: DictConfig, model: nn.Module, device: torch.device) -> nn.Modu
     """Returns the model in DistributedDataParallel when there are several processes."""
     options = dict(cfg.train.ddp)
     options["device_ids"] = [torch.cuda.current_device()] if device.type == "cuda" else None
-    return create_ddp_model(model, **options)
+    with warnings.catch_warnings():
+        # torch 2.14 renames the option that detectron2's configs carry; 2.4 knows only the old name
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        return create_ddp_model(model, **options)
 
 
 def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: torch.dtype | None) -> dict:

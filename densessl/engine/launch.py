@@ -49,6 +49,7 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dist-url", default="auto", help='"auto" finds a free port (one machine); else tcp://HOST:PORT'
     )
+    # parsed with parse_intermixed_args: options and overrides come in any order
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. optimizer.lr=0.1")
     return parser
 

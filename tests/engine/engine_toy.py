@@ -1,14 +1,19 @@
 """A tiny meta-architecture, data and config for the engine's tests. Not a test itself."""
 
+import os
+import signal
 import time
 
 import numpy as np
 import torch
+from detectron2.engine.train_loop import HookBase
+from detectron2.utils import comm
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from densessl.data.build import build_train_loader
 from densessl.engine.train_loop import Trainer
+from densessl.errors import DataError
 from densessl.utils.events import log_metric
 
 torch.set_num_threads(1)
@@ -50,11 +55,11 @@ class ToyNet(nn.Module):
     `bad_image_id`: an image that makes the loss NaN ("loss") or its gradient infinite ("grad").
     """
 
-    def __init__(self, norm: bool = True, dropout: float = 0.0, bad_image_id: int = -1, bad: str = "loss"):
+    def __init__(self, norm: str = "BN", dropout: float = 0.0, bad_image_id: int = -1, bad: str = "loss"):
         super().__init__()
         self.backbone = nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1, bias=not norm),
-            nn.BatchNorm2d(4) if norm else nn.Identity(),
+            nn.Conv2d(3, 4, 3, padding=1, bias=norm == "none"),
+            {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm, "none": nn.Identity}[norm](4),
             nn.ReLU(),
             nn.Dropout(dropout),
         )
@@ -77,7 +82,11 @@ class ToyNet(nn.Module):
         return {"loss_toy": loss, "loss_half": loss * 0.5}
 
     def after_optimizer_step(self, skip: torch.Tensor | None = None) -> None:
-        new = self.momentum * self.moved + (1 - self.momentum) * torch.stack(self.pending).mean(0)
+        mean = torch.stack(self.pending).mean(0)
+        if comm.get_world_size() > 1:  # the state is equal on all ranks
+            torch.distributed.all_reduce(mean)
+            mean /= comm.get_world_size()
+        new = self.momentum * self.moved + (1 - self.momentum) * mean
         self.moved.copy_(new if skip is None else torch.where(skip > 0, self.moved, new))
         self.pending.clear()
 
@@ -202,3 +211,36 @@ class SlowMapper(ToyMapper):
     def __call__(self, record: dict, rng: np.random.Generator) -> dict:
         time.sleep(0.1)
         return super().__call__(record, rng)
+
+
+class FailOnRank(HookBase):
+    """Raises on one rank only, in the middle of training."""
+
+    def __init__(self, rank: int, iteration: int, kind: str):
+        self.rank, self.iteration, self.kind = rank, iteration, kind
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration and comm.get_rank() == self.rank:
+            raise {"DataError": DataError, "RuntimeError": RuntimeError}[self.kind]("broken on purpose")
+
+
+class CompareRanks(HookBase):
+    """Requires equal weights and state on all ranks after every step; batch-norm statistics may differ."""
+
+    def after_step(self) -> None:
+        module = self.trainer.module
+        names = [name for name in module.state_dict() if not name.startswith("backbone.1.")]
+        values = torch.cat([module.state_dict()[name].flatten() for name in names])
+        for other in comm.all_gather(values):
+            torch.testing.assert_close(other, values, rtol=0, atol=0)
+
+
+class SignalOneRank(HookBase):
+    """Rank 1 alone gets SIGTERM during one iteration."""
+
+    def __init__(self, iteration: int):
+        self.iteration = iteration
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration and comm.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -64,7 +64,7 @@ def test_schedules_set_exact_values(tmp_path):
 
 def test_schedules_wait_for_skipped_steps(tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=3e38, backoff_factor=0.001)
-    trainer = make_trainer(tmp_path, model={"norm": False}, scaler=scaler)
+    trainer = make_trainer(tmp_path, model={"norm": "none"}, scaler=scaler)
     watch = Watch(lambda trainer: trainer.optimizer.param_groups[0]["lr"])
     ema = EMAHook(trainer.module, "", 0.0)
     schedule = Schedule("lr", LinearParamScheduler(1.0, 0.0))
@@ -125,7 +125,7 @@ def test_ema_follows_its_recurrence(tmp_path):
 
 
 def test_ema_of_whole_model_with_momentum_one_stays(tmp_path):
-    trainer = make_trainer(tmp_path, model={"norm": False})
+    trainer = make_trainer(tmp_path, model={"norm": "none"})
     start = weights(trainer.module)
     ema = EMAHook(trainer.module, "", 1.0)
     trainer.register_hooks([ema])

@@ -27,7 +27,7 @@ def tool(*args, env=ENV, timeout=120) -> subprocess.CompletedProcess:
 
 
 def parse(*args):
-    return launch.default_argument_parser().parse_args(["--config-file", CONFIG, *args])
+    return launch.default_argument_parser().parse_intermixed_args(["--config-file", CONFIG, *args])
 
 
 def test_help_does_not_import_torch():
@@ -38,6 +38,13 @@ def test_help_does_not_import_torch():
     assert "--eval-only" in answer.stdout
     code = "import sys, densessl.engine.launch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=ENV).returncode == 0
+
+
+def test_options_and_overrides_in_any_order():
+    args = parse("a.b=1", "--num-gpus", "2", "c=2", "--resume", "d=[1,2]")
+    assert args.opts == ["a.b=1", "c=2", "d=[1,2]"]
+    assert args.num_gpus == 2
+    assert args.resume
 
 
 def test_wrong_option_is_usage():

@@ -30,11 +30,11 @@ def step_of_bad_image(tmp_path, batch: int = 8) -> int:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("deferred", [False, True])
 def test_bad_step_updates_nothing(tmp_path, kind, optimizer, deferred):
-    model = {"norm": False, "bad_image_id": BAD, "bad": kind}
+    model = {"norm": "none", "bad_image_id": BAD, "bad": kind}
     bad = step_of_bad_image(tmp_path)
     assert 0 < bad < 7
     kwargs = {"optimizer": OPTIMIZERS[optimizer], "deferred_check": deferred, "log_period": 8}
-    good = make_trainer(tmp_path, model={"norm": False}, **kwargs)
+    good = make_trainer(tmp_path, model={"norm": "none"}, **kwargs)
     good.train(0, bad)  # stands where the other run stood before the bad step
     trainer = make_trainer(tmp_path, model=model, **kwargs)
     with pytest.raises(NonFiniteError, match=f"Iteration {bad}: "):
@@ -51,7 +51,7 @@ def test_bad_step_updates_nothing(tmp_path, kind, optimizer, deferred):
     assert f"image_{BAD:03d}.png" in capture["ranks"][0]["file_names"][0]
     assert_same(capture["model"], weights(good.module))
     expected = (
-        [name for name, _ in ToyNet(norm=False).named_parameters()] if kind == "loss" else ["head.bias"]
+        [name for name, _ in ToyNet(norm="none").named_parameters()] if kind == "loss" else ["head.bias"]
     )
     assert capture["non_finite_gradients"] == expected
 
@@ -112,7 +112,7 @@ def test_replay_refuses_what_does_not_fit(tmp_path):
     (path,) = tmp_path.glob("non_finite_*.pth")
     with pytest.raises(ConfigError, match="ranks 0 to 0"):
         replay(cfg, str(path), rank=1)
-    cfg.model.norm = False
+    cfg.model.norm = "none"
     with pytest.raises(CheckpointError, match="another model"):
         replay(cfg, str(path))
     path.write_bytes(path.read_bytes()[:200])

@@ -12,8 +12,8 @@ from densessl.errors import CheckpointError, ConfigError, NonFiniteError
 
 
 def test_accumulation_equals_larger_batch(tmp_path):
-    whole = make_trainer(tmp_path, model={"norm": False})
-    split = make_trainer(tmp_path, model={"norm": False}, accumulate=4)
+    whole = make_trainer(tmp_path, model={"norm": "none"})
+    split = make_trainer(tmp_path, model={"norm": "none"}, accumulate=4)
     whole.train(0, 5)
     split.train(0, 5)
     assert_same(weights(whole.module), weights(split.module), atol=1e-6)
@@ -79,7 +79,7 @@ def overflowing_scaler(init_scale: float = 3e38) -> torch.amp.GradScaler:
 
 
 def test_skipped_step_changes_nothing_but_the_scale(tmp_path):
-    trainer = make_trainer(tmp_path, model={"norm": False}, scaler=overflowing_scaler())
+    trainer = make_trainer(tmp_path, model={"norm": "none"}, scaler=overflowing_scaler())
     before = weights(trainer.module)
     trainer.train(0, 1)
     assert not trainer.stepped
@@ -92,13 +92,13 @@ def test_skipped_step_changes_nothing_but_the_scale(tmp_path):
 
 
 def test_training_goes_on_after_skipped_steps(tmp_path):
-    trainer = make_trainer(tmp_path, model={"norm": False}, scaler=overflowing_scaler())
+    trainer = make_trainer(tmp_path, model={"norm": "none"}, scaler=overflowing_scaler())
     trainer.train(0, 3)
     assert trainer.skipped_steps == 1
     assert trainer.stepped
     assert trainer._consecutive_skips == 0
     # the two performed steps are those of images 8..23
-    reference = make_trainer(tmp_path, model={"norm": False})
+    reference = make_trainer(tmp_path, model={"norm": "none"})
     reference.data_loader.set_step(1)
     reference.train(1, 3)
     assert_same(weights(trainer.module), weights(reference.module), atol=1e-6)

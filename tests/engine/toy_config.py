@@ -9,7 +9,7 @@ from densessl.data.build import build_test_loader, build_train_loader
 
 train = get_config("common/train.py").train
 optimizer = get_config("common/optim.py").SGD
-model = L(ToyTestNet)(norm=True, dropout=0.1)
+model = L(ToyTestNet)(norm="BN", dropout=0.1)
 dataloader = dict(
     train=L(build_train_loader)(
         dataset=L(records)(count=64),
