@@ -8,7 +8,7 @@ then colour jitter always, no blur (facebookresearch/moco `main_moco.py`). The j
 Parameters are drawn first, as one float32 vector whose layout `densessl.layers.photometric` defines; that
 module applies the same vectors to a batch on the device. Every operation here rounds and clamps to uint8,
 as PIL's do. Deliberate differences from the published PIL stack, measured on photographs in levels of 255
-(tests/data_views/test_photometric.py holds them to these sizes):
+(tests/data_views/test_photometric.py bounds them a little above):
 
 * PIL truncates brightness, contrast and saturation where we round: each leaves it 0.4 darker (1 at most).
 * PIL's hue shift goes through 8-bit hue, saturation and value, truncated: 0.7 off on average, up to 7. Ours
