@@ -91,8 +91,9 @@ def pretrained_backbone(run: Run) -> FeatureExtractor:
 def untrained_backbone(run: Run, start: int = 0) -> FeatureExtractor:
     """The same network as initialised: a run that learned nothing equals it, batch-norm statistics included.
 
-    Statistics taken from photographs would make a weaker baseline: on coral tiles they lowered the share of
-    right nearest neighbours of a random ResNet-18 from 27 % to 14 %.
+    Statistics taken from photographs would make a weaker baseline. Three random starts of a ResNet-18, 16
+    pairs of views of 4 coral tiles, nearest neighbours right: 28, 30 and 42 % as initialised, 10, 12 and
+    12 % with statistics of those tiles.
 
     Args:
         start: which random start; 0 has the seed of the run.
