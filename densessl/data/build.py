@@ -214,6 +214,10 @@ class ResumableLoader:
         def explain(error: RuntimeError) -> DataError | None:
             return explain_failure(error, self._batches, self.dataset.name)
 
+        if "cv2" in sys.modules:
+            # A worker forked while a thread of OpenCV's pool holds the pool's lock inherits the lock and no
+            # thread, and hangs in its first call that asks for the pool. One thread means no pool.
+            sys.modules["cv2"].setNumThreads(1)
         batches = iter(self._loader)
         try:
             with named_worker_deaths(explain):
