@@ -1,0 +1,116 @@
+"""The Slurm job through submitit's local executor: requeued after SIGUSR2, it ends where it would have."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from engine_toy import assert_same
+
+from densessl.config import load_config
+from densessl.engine import defaults
+from densessl.engine.slurm import TrainJob, submit
+from densessl.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+TOY = ROOT / "tests" / "engine"
+CONFIG = str(TOY / "toy_config.py")
+
+
+def arguments(output_dir: Path, *overrides: str, tasks: int = 1) -> Namespace:
+    return Namespace(
+        config_file=CONFIG,
+        opts=[f"train.output_dir={output_dir}", *overrides],
+        resume=False,
+        eval_only=False,
+        nodes=1,
+        gpus_per_node=tasks,
+        cpus_per_gpu=1,
+        timeout=10,
+        signal_delay=30,
+        max_requeues=3,
+        partition=None,
+        account=None,
+        qos=None,
+        constraint=None,
+        name="test",
+        folder=None,
+        cluster="local",
+    )
+
+
+@pytest.mark.slow
+def test_requeued_job_ends_as_the_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{TOY}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    slow = "dataloader.train.mapper._target_=engine_toy.SlowMapper"
+    job = submit(arguments(tmp_path / "job", "model.norm=none", "model.dropout=0.0", slow, tasks=2))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "job" / "model_0000006.pth").exists():
+        assert time.monotonic() < deadline, job.stderr()
+        time.sleep(0.05)
+    # the main process has the lock; it alone is told, the other follows
+    os.kill(json.loads((tmp_path / "job" / ".densessl.lock").read_text())["pid"], signal.SIGUSR2)
+    job.wait()
+    job.results()
+    log = (tmp_path / "job" / "log.txt").read_text()
+    assert "Got SIGUSR2" in log
+    assert "Resumed from" in log
+    cfg = load_config(CONFIG, [f"train.output_dir={tmp_path}/one", "model.norm=none", "model.dropout=0.0"])
+    defaults.run(cfg, Namespace(resume=False, eval_only=False))
+    models = [
+        torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"] for name in ("job", "one")
+    ]
+    assert_same(*models, atol=1e-6)
+
+
+def test_requeued_job_resumes_once():
+    job = TrainJob(["--config-file", "c.py", "a=1"]).checkpoint().function
+    assert job.argv == ["--config-file", "c.py", "a=1", "--resume"]
+    assert job.checkpoint().function.argv == job.argv
+
+
+def test_config_is_checked_before_queueing(tmp_path):
+    with pytest.raises(ConfigError, match="3 process"):
+        submit(arguments(tmp_path, tasks=3))
+    with pytest.raises(ConfigError, match="max_iter"):
+        submit(arguments(tmp_path, "train.max_iter=0"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_slurm_script_asks_for_what_was_given(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for name, text in (("sbatch", 'cp "$1" "$SCRIPT"; echo "Submitted batch job 7"'), ("srun", "true")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}",
+        "SCRIPT": str(tmp_path / "script"),
+        "PYTHONPATH": f"{TOY}{os.pathsep}{ROOT}",
+    }
+    command = [sys.executable, str(ROOT / "tools" / "submit_slurm.py"), "--config-file", CONFIG]
+    options = ["--nodes", "2", "--gpus-per-node", "4", "--timeout", "60", "--partition", "gpu"]
+    overrides = [f"train.output_dir={tmp_path}/out", "train.device=auto"]
+    answer = subprocess.run(
+        [*command, *options, *overrides], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "job 7" in answer.stdout
+    script = (tmp_path / "script").read_text()
+    for line in (
+        "nodes=2",
+        "gpus-per-node=4",
+        "ntasks-per-node=4",
+        "time=60",
+        "partition=gpu",
+        "signal=USR2@300",
+    ):
+        assert f"#SBATCH --{line}\n" in script, line
+    assert "--kill-on-bad-exit=1" in script
