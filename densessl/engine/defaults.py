@@ -29,6 +29,7 @@ import densessl
 from densessl.checkpoint.checkpointer import TrainingCheckpointer
 from densessl.checkpoint.state import plain_config
 from densessl.checkpoint.transfer import load_initial_weights
+from densessl.data.build import ResumableLoader
 from densessl.engine import checks, model_transforms
 from densessl.engine.events import build_writers
 from densessl.engine.hooks import (
@@ -81,8 +82,8 @@ def setup_process(cfg: DictConfig, args: Namespace, device: torch.device) -> Non
     seed_all_rng(train.seed)
     if device.type == "cpu" and comm.get_local_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // comm.get_local_size()))
-    # TF32: ten mantissa bits for float32 products, as bfloat16 runs have less anyway
-    exact = train.deterministic or not train.amp.enabled
+    # TF32: ten mantissa bits for float32 products on a GPU; bfloat16 runs have fewer anyway
+    exact = device.type == "cpu" or train.deterministic or not train.amp.enabled
     torch.set_float32_matmul_precision("highest" if exact else "high")
     torch.backends.cudnn.allow_tf32 = not exact
     # Searching the fastest kernel pays when all batches have one size: pretraining, not detection.
@@ -156,6 +157,11 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     """Trains to `train.max_iter`: from scratch, from `init_checkpoint`, or on from where the run stopped."""
     checks.check_datasets(cfg, ("train", "test"))
     loader = instantiate(cfg.dataloader.train)
+    if not isinstance(loader, ResumableLoader):
+        raise ConfigError(
+            f"dataloader.train builds a {type(loader).__name__}; use densessl.data.build.build_train_loader, "
+            "which takes the same datasets and mappers and can be resumed."
+        )
     if loader.accumulate != cfg.train.accumulate:
         raise ConfigError(
             f"dataloader.train.accumulate={loader.accumulate} differs from train.accumulate="
@@ -199,13 +205,8 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     if comm.is_main_process():
         writers = build_writers(cfg.train.output_dir, cfg.train.max_iter, start, cfg.train.wandb, config)
         trainer.register_hooks([PeriodicWriter(writers, cfg.train.log_period)])
-    trainer.register_hooks(
-        [
-            SignalHook(_checkpoint_hook(trainer).save_now),
-            # last: nothing random may happen between this and the first step
-            CallbackHook(before_train=lambda trainer: checkpointer.restore_rng()),
-        ]
-    )
+    # last: nothing random may happen between this and the first step
+    trainer.register_hooks([CallbackHook(before_train=lambda trainer: checkpointer.restore_rng())])
     trainer.train(start, cfg.train.max_iter)
     return results
 
@@ -254,20 +255,19 @@ def _register_hooks(
         results.update(do_test(cfg, trainer.module, min(trainer.iter + 1, trainer.max_iter)))
         return results
 
+    checkpoints = CheckpointHook(checkpointer.save_step, train.checkpointer.period)
     trainer.register_hooks(
         [
             ParamScheduleHook(schedules, trainer.optimizer, train.max_iter),
             *instantiate(train.hooks),
             EMAHook(trainer.module, train.ema.module, train.ema.momentum) if train.ema.enabled else None,
             ThroughputHook(trainer.data_loader.total_batch_size, trainer.device),
-            CheckpointHook(checkpointer.save_step, train.checkpointer.period),
+            checkpoints,
+            # before the evaluation, so that a signal during the last one ends the process
+            SignalHook(checkpoints.save_now),
             EvaluationHook(train.eval_period, evaluate) if "evaluator" in cfg.dataloader else None,
         ]
     )
-
-
-def _checkpoint_hook(trainer: Trainer) -> CheckpointHook:
-    return next(hook for hook in trainer._hooks if isinstance(hook, CheckpointHook))
 
 
 def _starting_point(

@@ -89,6 +89,10 @@ def launch(main: Callable, args: argparse.Namespace, device: str) -> None:
             options are incomplete.
     """
     check_arguments(args)
+    if device == "cpu":
+        # before torch looks: detectron2's launcher takes nccl whenever it sees a GPU, whatever the run asks
+        # for, and loaders would pin memory
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     device = resolve_device(device)
     torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if torchrun:
@@ -106,9 +110,6 @@ def launch(main: Callable, args: argparse.Namespace, device: str) -> None:
         main(args)
         return
     _check_port(args)
-    if device == "cpu":
-        # detectron2's launcher takes nccl whenever it sees a GPU, whatever the run asks for
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     _spawn(main, args)
 
 

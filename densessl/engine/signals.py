@@ -31,7 +31,7 @@ class TrainingInterrupted(DensesslError):
 
 
 class SignalHook(HookBase):
-    """Stops all ranks after the same step, saved, when any of them got a signal; register it last.
+    """Stops all ranks after the same step, saved, when any of them got a signal; after CheckpointHook.
 
     A second SIGINT leaves at once with status 130; the last checkpoint is intact, since checkpoints are
     written atomically. With several processes the ranks agree through a small gloo all-reduce that runs

@@ -1,5 +1,6 @@
 """Whole runs of the toy config in this process: resume law, signals, evaluation, refusals."""
 
+import functools
 import importlib.machinery
 import json
 import logging
@@ -158,6 +159,46 @@ def test_evaluation_only(tmp_path):
     assert results == {"toy": {"images": 4.0}}
     assert json.loads((tmp_path / "evaluation.json").read_text())["results"] == results
     assert (tmp_path / "config.yaml").read_text() == config  # the run's own
+
+
+def test_schedules_of_the_config_are_applied(tmp_path):
+    linear = (
+        "{_target_: fvcore.common.param_scheduler.LinearParamScheduler, start_value: 0.0, end_value: 1.2}"
+    )
+    schedule = f"{{_target_: densessl.engine.Schedule, target: model.momentum, scheduler: {linear}}}"
+    run(tmp_path, f"train.schedules=[{schedule}]")
+    logged = [row["schedule/model.momentum"] for row in rows(tmp_path) if "total_loss" in row]
+    assert logged == pytest.approx([0.3, 0.7, 1.1])
+
+
+def test_deterministic_switch(tmp_path):
+    try:
+        run(tmp_path / "a", "train.deterministic=true")
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
+        run(tmp_path / "b", "train.deterministic=true")
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
+    assert_same(checkpoint(tmp_path / "a")["model"], checkpoint(tmp_path / "b")["model"])
+
+
+def test_other_loaders_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(defaults, "build_model", lambda *args: pytest.fail("the model was built"))
+    cfg = load_config(CONFIG, [f"train.output_dir={tmp_path}"])
+    cfg.dataloader.train = L(list)()
+    with pytest.raises(ConfigError, match="build_train_loader"):
+        defaults.run(cfg, Namespace(resume=False, eval_only=False))
+
+
+@pytest.mark.parametrize("switch", ["channels_last", "compile"])
+def test_switches_keep_the_numbers(tmp_path, monkeypatch, switch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    options = ["model.dropout=0.0", "train.max_iter=4"]
+    run(tmp_path / "off", *options)
+    run(tmp_path / "on", *options, f"train.{switch}=true")
+    assert_same(checkpoint(tmp_path / "off")["model"], checkpoint(tmp_path / "on")["model"], atol=1e-5)
 
 
 def test_saved_config_runs_again(tmp_path):
