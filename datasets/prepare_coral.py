@@ -1,6 +1,6 @@
 """Builds the `coral` sample: one annotated underwater orthophoto, cut into tiles.
 
-    python datasets/prepare_coral.py [--output datasets/coral] [--tile-size 397] [--sdist FILE]
+    python datasets/prepare_coral.py [--output datasets/coral] [--tile-size 318] [--sdist FILE]
 
 The source distribution of yolo-tiling 0.0.31 on the Python package index carries, as test data, an
 orthophoto of a reef (3175 x 3176 pixels) with 308 instance polygons in four classes. pip fetches it by
@@ -228,7 +228,7 @@ def build(folder: Path, tile_size: int, sdist: Path | None, expected_sha256: str
 def main() -> str:
     """Parses the command line, builds, and returns what to print."""
     parser = builder_parser(__doc__, "coral")
-    parser.add_argument("--tile-size", type=int, default=397, help="side of a tile in pixels, about")
+    parser.add_argument("--tile-size", type=int, default=318, help="side of a tile in pixels, about")
     parser.add_argument("--sdist", type=Path, help="the source distribution, if already on disk (no network)")
     args = parser.parse_args()
     if args.tile_size < 64:

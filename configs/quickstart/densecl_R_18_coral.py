@@ -19,24 +19,23 @@ from ..common.train import train
 # --- changes results
 dataloader.train.dataset.source = ["coral_train", "photos"]
 dataloader.train.mapper.crop_size = 96
-# Tens of pictures of hundreds of pixels: smaller crops make more of them differ than 0.2 to 1 would.
-dataloader.train.mapper.crop_scale = (0.1, 0.6)
 dataloader.train.total_batch_size = 32
+dataloader.train.num_workers = 2
 model.backbone.depth = 18
 model.projection_head.in_channels = 512
 model.projection_head.hidden_channels = 512
-model.dense_projection_head.num_grid = 3  # res5 is 3 x 3 at 96 pixels
 # a queue of one pass over the pictures: a longer one would hold the query's own picture as a negative
 model.queue_size = 64
 model.momentum = 0.99  # hundreds of steps instead of hundreds of thousands
 optimizer.lr = 0.06
 optimizer.weight_decay = 1e-4
 lr_multiplier = L(CosineParamScheduler)(start_value=1.0, end_value=0.0)
-train.max_iter = 200
+train.max_iter = 800
 
-# --- changes speed
-dataloader.train.num_workers = 2
+# --- changes speed (and rounding): half the time of float32 on a CPU with bfloat16 units
+train.amp.dtype = "bfloat16"
+train.channels_last = True
 
 # --- bookkeeping
-train.checkpointer.period = 100
+train.checkpointer.period = 200
 train.output_dir = "output/quickstart/densecl_R_18_coral"

@@ -17,7 +17,7 @@ from ..common.train import train
 
 # --- changes results
 model.roi_heads.num_classes = 4
-# anchors of 16 pixels and up on tiles of 192: half of the colonies are narrower than 33 pixels there
+# anchors of 16 pixels and up on tiles of 160: half of the boxes are smaller than 50 pixels there
 model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [128], [256]]
 for _pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
     _pooler.canonical_box_size = 128  # level p4; 224 and anchors of 32 in the original

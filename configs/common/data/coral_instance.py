@@ -11,7 +11,7 @@ from densessl.data.build import build_test_loader, build_train_loader
 from densessl.data.datasets import sample
 from densessl.evaluation.coco_evaluation import COCOEvaluator
 
-_SIZE = 192  # a tile of 397 pixels at about half its resolution
+_SIZE = 160  # a tile of 318 pixels at about half its resolution
 
 dataloader = dict(
     train=L(build_train_loader)(
