@@ -2,7 +2,8 @@
 
 `coral_train`, `coral_val`, `cutpaste_train`, `cutpaste_val`: instances and semantic maps;
 `photos`: unlabelled photographs; `stereo`: one picture pair with true disparity. The root is
-DETECTRON2_DATASETS or `./datasets`, read when a data set is loaded, so that setting the variable after the import still works.
+DETECTRON2_DATASETS or `./datasets`, read when a data set is loaded, so that
+setting the variable after the import still works.
 """
 
 import json
