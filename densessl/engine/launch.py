@@ -61,7 +61,8 @@ def run_main(main: Callable[[], None]) -> None:
     except DensesslError as error:
         rank = os.environ.get("RANK", "0")
         prefix = f"[rank {rank}] " if rank != "0" else ""
-        print(f"{prefix}{type(error).__name__}: {clean_message(error)}", file=sys.stderr, flush=True)
+        if not (prefix and getattr(error, "same_on_all_ranks", False)):
+            print(f"{prefix}{type(error).__name__}: {clean_message(error)}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
 

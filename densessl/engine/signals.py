@@ -21,6 +21,8 @@ _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 class TrainingInterrupted(DensesslError):
     """Training was asked to stop by a signal, and has saved. Status 143 (SIGTERM), 130 (SIGINT), 140."""
 
+    same_on_all_ranks = True  # the main process says it
+
     def __init__(self, signum: int, iteration: int) -> None:
         super().__init__(
             f"Stopped by {signal.Signals(signum).name} after iteration {iteration}, which is saved; "
