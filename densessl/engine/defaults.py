@@ -197,7 +197,7 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     )
     results: dict = {}
     _register_hooks(cfg, trainer, checkpointer, results)
-    start = _starting_point(cfg, args, checkpointer, model, trainer)
+    start = _starting_point(cfg, args, checkpointer, model)
     if start >= cfg.train.max_iter:
         _logger.info("All %d iterations are done already; --eval-only evaluates.", cfg.train.max_iter)
         return {}
@@ -271,7 +271,7 @@ def _register_hooks(
 
 
 def _starting_point(
-    cfg: DictConfig, args: Namespace, checkpointer: TrainingCheckpointer, model: nn.Module, trainer: Trainer
+    cfg: DictConfig, args: Namespace, checkpointer: TrainingCheckpointer, model: nn.Module
 ) -> int:
     """Loads a checkpoint or initial weights; returns the iteration to start at and says which it was."""
     start = checkpointer.resume() if args.resume else None
