@@ -231,7 +231,7 @@ def test_lr_rule_is_printed_and_applied(tmp_path, caplog, enabled, lr):
         ("dataloader.train.total_batch_size=0", ConfigError, "total_batch_size=0"),
         ("train.device=tpu", ConfigError, "'tpu' is unknown"),
         ("train.device=cuda", ConfigError, "no GPU can be used"),
-        ("train.amp.dtype=float8", ConfigError, "float8"),
+        ("train.amp={enabled: true, dtype: float8}", ConfigError, "float8"),
         ("train.init_checkpoint=/nowhere/model.pth", CheckpointError, "/nowhere/model.pth"),
         ("dataloader.train.dataset.count=0", DataError, "0 images"),
         ("train.ema={enabled: true, module: bakbone}", ConfigError, "bakbone"),
