@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     "iopath>=0.1.9,<0.2",  # file paths as in detectron2
     "omegaconf>=2.3,<2.4",  # bound of detectron2's LazyConfig
     "hydra-core>=1.3,<1.4",  # parses command-line overrides
+    "tabulate>=0.8",  # AP tables in the log, as detectron2 prints them
     "tensorboard>=2.12",  # event files
     "matplotlib>=3.7",  # curves of the report, detectron2's visualizer
     "rich>=13",  # progress line on a terminal; plain lines elsewhere

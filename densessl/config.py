@@ -211,7 +211,10 @@ def _arguments(node: DictConfig) -> list[str] | None:
     """Returns the argument names of the node's class or function, or None when it takes any keyword."""
     target = node["_target_"]
     if isinstance(target, str):
-        target = locate(target)
+        try:
+            target = locate(target)
+        except ImportError as error:
+            raise ConfigError(f"_target_ {target!r} cannot be imported: {error}") from error
     if OmegaConf.is_config(target):
         return None
     try:

@@ -79,6 +79,7 @@ def test_wrong_override_is_named(config_file, override, message):
         ("optimizer.lrr = 3", r"optimizer.lrr: torch.optim.sgd.SGD takes no argument 'lrr'.*'lr'"),
         ("trian = dict(a=1)", r"unknown top-level name 'trian'.*Did you mean 'train'"),
         ("train['max_iter'] = '???'", r"leaves these values open: train.max_iter"),
+        ("optimizer['_target_'] = 'torch.optim.SGG'", r"_target_ 'torch.optim.SGG' cannot be imported"),
         ("del optimizer", r"the config has no optimizer"),
         ("def f(:", r"cannot be loaded: SyntaxError"),
         ("from .missing import model", r"missing.py does not exist"),

@@ -2,7 +2,6 @@
 
 from detectron2.config import LazyCall as L
 
-from densessl.data.datasets import sample
 from densessl.evaluation.coco_evaluation import COCOEvaluator
 
 

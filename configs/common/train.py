@@ -22,7 +22,7 @@ train = dict(
     ),  # averaged copy of model.<module>, "" is the whole model
     # --- changes speed (and rounding)
     device="auto",  # auto: CUDA where there is one, else CPU
-    amp=dict(enabled=True, dtype="auto"),  # auto: bfloat16 on CUDA, full precision on CPU
+    amp=dict(enabled=True, dtype="auto"),  # auto: bfloat16 where the device computes in it
     compile=False,
     channels_last=False,
     activation_checkpointing=False,

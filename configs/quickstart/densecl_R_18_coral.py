@@ -9,8 +9,6 @@ The method of projects/DenseCL at a size for two CPU cores. No held-out tile is 
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import CosineParamScheduler
 
-from densessl.data.datasets import sample
-
 from ..common.data.imagenet_two_view import dataloader
 from ..common.models.densecl import model
 from ..common.optim import SGD as optimizer
@@ -32,8 +30,7 @@ optimizer.weight_decay = 1e-4
 lr_multiplier = L(CosineParamScheduler)(start_value=1.0, end_value=0.0)
 train.max_iter = 800
 
-# --- changes speed (and rounding): half the time of float32 on a CPU with bfloat16 units
-train.amp.dtype = "bfloat16"
+# --- changes speed (and rounding)
 train.channels_last = True
 
 # --- bookkeeping

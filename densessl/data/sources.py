@@ -15,6 +15,7 @@ from itertools import accumulate
 import numpy as np
 from torch.utils.data import Dataset
 
+from densessl.data.datasets import register_datasets
 from densessl.data.decode import printable
 from densessl.data.records import PackedNames
 from densessl.data.samplers import check_not_empty
@@ -233,8 +234,7 @@ def _registered(name: str) -> ImageSource | None:
     """The images of a registered data set; None if there is none of that name."""
     from detectron2.data import DatasetCatalog
 
-    import densessl.data.datasets.builtin  # noqa: F401  (registers names)
-
+    register_datasets()
     if name not in DatasetCatalog:
         return None
     try:

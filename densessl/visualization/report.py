@@ -5,7 +5,6 @@ What is not there yet (no checkpoint, no evaluation, no photographs) is said in 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -15,6 +14,7 @@ from pathlib import Path
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
+from densessl.data.datasets import register_datasets
 from densessl.errors import ConfigError, DataError
 from densessl.visualization import page, tables
 from densessl.visualization.backbones import pretrained_backbone, untrained_backbone
@@ -144,7 +144,7 @@ def _held_out(finetunes: Sequence[Run]) -> tuple[HeldOut | None, str]:
         node = run.setting("dataloader.test.dataset")
         if node is None:
             continue
-        importlib.import_module("densessl.data.datasets.sample")  # registers the names
+        register_datasets()
         node = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
         names = [node.names] if isinstance(node.names, str) else list(node.names)
         try:

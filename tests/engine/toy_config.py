@@ -29,3 +29,4 @@ train.log_period = 4
 train.eval_period = 0
 train.checkpointer.period = 6
 train.device = "cpu"
+train.amp.enabled = False

@@ -9,7 +9,6 @@ from detectron2.config import LazyCall as L
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 
 from densessl.data.build import build_test_loader, build_train_loader
-from densessl.data.datasets import sample
 from densessl.evaluation.coco_evaluation import COCOEvaluator
 
 _SIZE = 160  # a tile of 318 pixels at about half its resolution

@@ -1,4 +1,4 @@
-"""Two views of your own images: a folder, list file, LMDB or tar shards (`dataloader.train.dataset.source`)."""
+"""Two views of your own images: dataloader.train.dataset.source=PATH (folder, list, LMDB, tar shards)."""
 
 from .imagenet_two_view import dataloader
 

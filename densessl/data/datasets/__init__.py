@@ -1,1 +1,10 @@
-"""Names of data sets. Nothing is imported here; `builtin` and `sample` register names when imported."""
+"""Names of data sets: `builtin` (images without labels) and `sample` (what datasets/prepare_*.py builds)."""
+
+
+def register_datasets() -> None:
+    """Registers this project's names in detectron2's DatasetCatalog, once; no data set is opened.
+
+    detectron2 registers its own (COCO, LVIS, VOC, Cityscapes) when `detectron2.data` is imported.
+    """
+    import densessl.data.datasets.builtin
+    import densessl.data.datasets.sample  # noqa: F401
