@@ -10,6 +10,7 @@ _HOME = {
     "EMAHook": "densessl.engine.hooks",
     "ParamScheduleHook": "densessl.engine.hooks",
     "Schedule": "densessl.engine.hooks",
+    "PreciseBNHook": "densessl.engine.precise_bn",
     "ThroughputHook": "densessl.engine.hooks",
     "CheckpointHook": "densessl.engine.hooks",
     "SignalHook": "densessl.engine.signals",
