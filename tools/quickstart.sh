@@ -39,5 +39,8 @@ step "5/5 report"
   --pretrain "$out/densecl_R_18_coral" \
   --finetune "DenseCL=$out/mask_rcnn_R_18_coral_densecl" \
   --finetune "random=$out/mask_rcnn_R_18_coral_random" \
+  --recipe "pretraining=configs/quickstart/densecl_R_18_coral.py" \
+  --recipe "DenseCL=configs/quickstart/mask_rcnn_R_18_coral_densecl.py" \
+  --recipe "random=configs/quickstart/mask_rcnn_R_18_coral_random.py" \
   --output "$out/report.html"
 step "done: open $out/report.html"
