@@ -10,6 +10,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 out=${1:-output/quickstart}
 export DETECTRON2_DATASETS=${DETECTRON2_DATASETS:-$PWD/datasets}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || echo 2)}
+# Threads that wait give their core up: spinning, they stall each other when the machine has other work.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 started=$SECONDS
 
 step() {

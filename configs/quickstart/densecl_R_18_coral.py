@@ -32,7 +32,7 @@ model.queue_size = 256
 model.momentum = 0.99  # hundreds of steps instead of hundreds of thousands
 optimizer.lr = 0.12
 lr_multiplier = L(CosineParamScheduler)(start_value=1.0, end_value=0.0)
-train.max_iter = 800
+train.max_iter = 600
 
 # --- changes speed (and rounding)
 train.channels_last = True

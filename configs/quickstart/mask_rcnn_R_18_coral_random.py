@@ -23,7 +23,7 @@ for _pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
     _pooler.canonical_box_size = 128  # level p4; 224 and anchors of 32 in the original
 optimizer.lr = 1e-3
 train.clip_grad.norm = 1.0
-train.max_iter = 600
+train.max_iter = 450
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),
     warmup_factor=0.02,
