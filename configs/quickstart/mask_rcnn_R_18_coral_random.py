@@ -21,7 +21,10 @@ model.roi_heads.num_classes = 4
 model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [128], [256]]
 for _pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
     _pooler.canonical_box_size = 128  # level p4; 224 and anchors of 32 in the original
-optimizer.lr = 1e-3
+# A rate for fine-tuning, for both starts. At 1e-3 AdamW moves each weight of the trunk by a twentieth of its
+# size per step: random initialisation then does better, and a pretrained start no better than it
+# (docs/benchmarks.md).
+optimizer.lr = 3e-4
 train.clip_grad.norm = 1.0
 train.max_iter = 450
 lr_multiplier = L(WarmupParamScheduler)(
