@@ -14,5 +14,6 @@ from .mask_rcnn_R_18_coral_random import lr_multiplier, optimizer, train
 for _pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
     _pooler.canonical_box_size = 224
 model.roi_heads.num_classes = 8
+optimizer.lr = 1e-3
 train.max_iter = 500
 train.output_dir = "output/quickstart/mask_rcnn_R_18_cutpaste_random"
