@@ -32,11 +32,11 @@ model.queue_size = 256
 model.momentum = 0.99  # hundreds of steps instead of hundreds of thousands
 optimizer.lr = 0.12
 lr_multiplier = L(CosineParamScheduler)(start_value=1.0, end_value=0.0)
-train.max_iter = 600
+train.max_iter = 450
 
 # --- changes speed (and rounding)
 train.channels_last = True
 
 # --- bookkeeping
-train.checkpointer.period = 200
+train.checkpointer.period = 150
 train.output_dir = "output/quickstart/densecl_R_18_coral"
