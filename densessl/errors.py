@@ -28,6 +28,10 @@ class CheckpointError(DensesslError):
     exit_code = 4
 
 
+class LostProcessError(DensesslError):
+    """Another process of the run has stopped, so this one cannot go on either."""
+
+
 class NonFiniteError(DensesslError):
     """A loss or gradient stopped being finite; nothing was updated with it."""
 

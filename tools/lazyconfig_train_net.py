@@ -8,12 +8,10 @@ Follows detectron2's tools/lazyconfig_train_net.py. Exit statuses: densessl/engi
 
 import argparse
 import functools
-import warnings
 
-from densessl.engine.launch import default_argument_parser, launch, run_main
+from densessl.engine.launch import default_argument_parser, launch, quiet_known_warnings, run_main
 
-# detectron2 scripts two functions when it is imported; nothing a user could do about it
-warnings.filterwarnings("ignore", message=r"`torch\.jit\.script`", category=FutureWarning)
+quiet_known_warnings()  # here for the processes that the launcher starts: they import this file first
 
 
 @functools.lru_cache(maxsize=1)

@@ -111,21 +111,21 @@ def atomic_write(path: str, write: Callable[[BinaryIO], None]) -> tuple[int, str
         reason = error if isinstance(error, OSError) else (writer.error if writer else None)
         if reason is None:
             raise
-        raise CheckpointError(_write_failure(path, reason)) from error
+        raise CheckpointError(write_failure(f"checkpoint {path}", os.path.dirname(path), reason)) from error
     return writer.bytes, writer.sha256.hexdigest()
 
 
-def _write_failure(path: str, error: OSError) -> str:
-    directory = os.path.dirname(path) or "."
+def write_failure(what: str, directory: str, error: OSError) -> str:
+    """Message for `what` in a run directory that could not be written: reason, free space, remedy."""
     try:
-        free = f"{shutil.disk_usage(directory).free:,} bytes are free there"
+        free = f"{shutil.disk_usage(directory or '.').free:,} bytes are free there"
     except OSError:
         free = "the directory cannot be read any more"
     remedy = "make room or choose another train.output_dir, then continue with --resume"
     if error.errno == errno.EFBIG:
         remedy = "raise the file size limit (ulimit -f), then continue with --resume"
     return (
-        f"Cannot write checkpoint {path}: {error.strerror or error} ({free}). "
+        f"Cannot write {what}: {error.strerror or error} ({free}). "
         f"Checkpoints written before are intact; {remedy}."
     )
 

@@ -306,6 +306,8 @@ def build_train_loader(
         ConfigError: a batch that cannot be divided, or a value that cannot be used.
         DataError: no images, or ranks that see different lists.
     """
+    if num_workers < 0:
+        raise ConfigError(f"dataloader.train.num_workers={num_workers}: 0 loads in the main process.")
     check_not_empty(len(dataset), "the training data set")
     world_size, rank = comm.get_world_size(), comm.get_rank()
     factors = None if repeat_threshold is None else _repeat_factors(dataset, repeat_threshold)

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from densessl.data.datasets import register_datasets
+from densessl.data.datasets.guard import guard_annotations
 from densessl.errors import CheckpointError, ConfigError, DataError
 
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,6 +35,7 @@ def check_values(cfg: DictConfig, args: Namespace) -> None:
         ("seed", 0),
     ):
         _require(train[key] >= least, f"train.{key}={train[key]}", f"it must be at least {least}")
+    _require(train.seed < 2**31, f"train.seed={train.seed}", "it must be below 2147483648")
     period = train.checkpointer.period
     _require(period >= 1, f"train.checkpointer.period={period}", "it must be at least 1")
     for key in ("norm", "value"):
@@ -81,12 +83,14 @@ def check_batch(cfg: DictConfig, world_size: int) -> None:
 def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
     """Checks that the dataset names of the loaders are registered and their files exist.
 
+    What is evaluated after training is loaded once, so that damage in it is found before and not after.
+
     Args:
         cfg: whole config.
         parts: "train", "test": the loaders that will be used.
 
     Raises:
-        DataError: naming the dataset, what is missing, and the nearest registered name.
+        DataError: naming the dataset, what is missing or damaged, and the nearest registered name.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -108,6 +112,9 @@ def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
                         f"dataset {name!r}: {path} ({key}) does not exist. Put the data there, or set "
                         "DETECTRON2_DATASETS to the folder that holds it (datasets/README.md)."
                     )
+            guard_annotations(name)
+            if part == "test":
+                DatasetCatalog.get(name)
 
 
 def amp_dtype(amp: Any, device: torch.device) -> torch.dtype | None:

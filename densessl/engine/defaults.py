@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.engine.hooks import CallbackHook, PeriodicWriter
+from detectron2.engine.hooks import CallbackHook
+from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -27,11 +28,12 @@ from torch import nn
 
 import densessl
 from densessl.checkpoint.checkpointer import TrainingCheckpointer
+from densessl.checkpoint.files import FINAL
 from densessl.checkpoint.state import plain_config
 from densessl.checkpoint.transfer import load_initial_weights
 from densessl.data.build import ResumableLoader
 from densessl.engine import checks, model_transforms
-from densessl.engine.events import build_writers
+from densessl.engine.events import WriterHook, build_writers
 from densessl.engine.hooks import (
     CheckpointHook,
     EMAHook,
@@ -41,6 +43,7 @@ from densessl.engine.hooks import (
     ThroughputHook,
 )
 from densessl.engine.launch import resolve_device
+from densessl.engine.log_file import guard_log_files
 from densessl.engine.run_directory import RunDirectory, check_writable
 from densessl.engine.signals import SignalHook
 from densessl.engine.train_loop import Trainer
@@ -71,8 +74,10 @@ def setup_process(cfg: DictConfig, args: Namespace, device: torch.device) -> Non
     rank, train = comm.get_rank(), cfg.train
     # an evaluation may look at a run that is going on: it leaves that run's log and config alone
     log = os.path.join(train.output_dir, "eval_log.txt" if args.eval_only else "log.txt")
-    for name in ("fvcore", "detectron2", "densessl"):
+    loggers = ("fvcore", "detectron2", "densessl")
+    for name in loggers:
         setup_logger(log, distributed_rank=rank, name=name)
+    guard_log_files(loggers)
     if comm.is_main_process():
         _logger.info("Environment: %s", _environment(device))
         _logger.info("Arguments: %s", args)
@@ -199,12 +204,12 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     _register_hooks(cfg, trainer, checkpointer, results)
     start = _starting_point(cfg, args, checkpointer, model)
     if start >= cfg.train.max_iter:
-        _logger.info("All %d iterations are done already; --eval-only evaluates.", cfg.train.max_iter)
+        _say_finished(cfg)
         return {}
     loader.set_step(start)
     if comm.is_main_process():
         writers = build_writers(cfg.train.output_dir, cfg.train.max_iter, start, cfg.train.wandb, config)
-        trainer.register_hooks([PeriodicWriter(writers, cfg.train.log_period)])
+        trainer.register_hooks([WriterHook(writers, cfg.train.log_period, cfg.train.output_dir)])
     # last: nothing random may happen between this and the first step
     trainer.register_hooks([CallbackHook(before_train=lambda trainer: checkpointer.restore_rng())])
     trainer.train(start, cfg.train.max_iter)
@@ -248,7 +253,7 @@ def _register_hooks(
 ) -> None:
     """Registers what a resume needs to find, in order of execution."""
     train = cfg.train
-    schedules = [Schedule("lr", instantiate(cfg.lr_multiplier)), *instantiate(train.schedules)]
+    schedules = [Schedule("lr", instantiate(cfg.lr_multiplier)), *_instances(cfg, "schedules", Schedule)]
 
     def evaluate() -> dict:
         results.clear()
@@ -259,7 +264,7 @@ def _register_hooks(
     trainer.register_hooks(
         [
             ParamScheduleHook(schedules, trainer.optimizer, train.max_iter),
-            *instantiate(train.hooks),
+            *_instances(cfg, "hooks", HookBase),
             EMAHook(trainer.module, train.ema.module, train.ema.momentum) if train.ema.enabled else None,
             ThroughputHook(trainer.data_loader.total_batch_size, trainer.device),
             checkpoints,
@@ -268,6 +273,36 @@ def _register_hooks(
             EvaluationHook(train.eval_period, evaluate) if "evaluator" in cfg.dataloader else None,
         ]
     )
+
+
+def _instances(cfg: DictConfig, key: str, kind: type) -> list:
+    """Builds the nodes of the list `train.<key>`; each must give a `kind`."""
+    items = list(instantiate(cfg.train[key]))
+    for index, item in enumerate(items):
+        if not isinstance(item, kind):
+            raise ConfigError(
+                f"train.{key}[{index}] is {item!r}; it must be a node that builds a {kind.__name__}, "
+                f"L({kind.__name__})(...) in the config file."
+            )
+    return items
+
+
+def _say_finished(cfg: DictConfig) -> None:
+    """Logs what a run directory holds whose iterations are all done."""
+    folder = cfg.train.output_dir
+    names = (FINAL, "metrics.json", "evaluation.json", "config.yaml")
+    found = ", ".join(name for name in names if os.path.exists(os.path.join(folder, name)))
+    _logger.info("All %d iterations are done already. %s holds %s.", cfg.train.max_iter, folder, found)
+    path = os.path.join(folder, "evaluation.json")
+    if comm.is_main_process() and os.path.exists(path):
+        with open(path) as file:
+            results = json.load(file)["results"]
+        for task, values in results.items():
+            if isinstance(values, dict):  # "AP-<class>" is a row of the table in the log
+                numbers = (f"{k} {v:.2f}" for k, v in values.items() if v is not None and "-" not in k)
+                _logger.info("%s: %s", task, "  ".join(numbers))
+    hint = "; --eval-only evaluates" if "evaluator" in cfg.dataloader else ""
+    _logger.info("A greater train.max_iter continues the run%s.", hint)
 
 
 def _starting_point(

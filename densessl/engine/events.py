@@ -5,17 +5,21 @@ synchronisation per number per step. Here a tensor stays on its device until `fl
 of a log period at once and averages over ranks.
 """
 
+import contextlib
 import datetime
+import errno
 import json
 import logging
 import math
 import os
 import resource
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import torch
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 from detectron2.utils.events import (
     EventStorage,
@@ -25,6 +29,9 @@ from detectron2.utils.events import (
     get_event_storage,
 )
 from fvcore.common.history_buffer import HistoryBuffer
+
+from densessl.checkpoint.files import write_failure
+from densessl.errors import CheckpointError
 
 _HISTORY = 1000  # values kept per name: bounded memory, and more than any window that is smoothed over
 _SAVED = 20  # values per name that go into a checkpoint: the writers' smoothing window
@@ -159,6 +166,65 @@ class WandbWriter(EventWriter):
 
     def close(self) -> None:
         self._run.finish()
+
+
+class WriterHook(PeriodicWriter):
+    """detectron2's PeriodicWriter; a full disk or a directory that is gone stops the run with one message.
+
+    Without the check TensorBoard would make a directory that is gone again, and the run would go on in one
+    without lock, config and log.
+
+    Args:
+        writers: of the main process.
+        period: iterations between writes.
+        output_dir: what they write into.
+    """
+
+    def __init__(self, writers: list[EventWriter], period: int, output_dir: str) -> None:
+        super().__init__(writers, period)
+        self._output_dir = output_dir
+        self._failed = False
+        self._previous = threading.excepthook
+
+    def before_train(self) -> None:
+        self._previous, threading.excepthook = threading.excepthook, self._thread_failed
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        # TensorBoard's writing thread hands its OSError to the next write here: no traceback besides
+        is_writer = type(failure.thread).__name__ == "_AsyncWriterThread"
+        if not (is_writer and issubclass(failure.exc_type, OSError)):
+            self._previous(failure)
+
+    def after_step(self) -> None:
+        try:
+            if not os.path.isdir(self._output_dir):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            super().after_step()
+        except OSError as error:
+            self._failed = True
+            raise self._explained(error) from error
+
+    def after_train(self) -> None:
+        try:
+            if self._failed:
+                self._close_quietly()
+            else:
+                super().after_train()
+        except OSError as error:
+            if self.trainer.iter == self.trainer.max_iter:
+                raise self._explained(error) from error
+            # Another error ends the run, the same full disk most likely: that one is to be seen.
+            logging.getLogger(__name__).warning("The last metrics were not written: %s", error)
+        finally:
+            threading.excepthook = self._previous
+
+    def _close_quietly(self) -> None:
+        for writer in self._writers:
+            with contextlib.suppress(OSError):  # of the failure that `after_step` has raised
+                writer.close()
+
+    def _explained(self, error: OSError) -> CheckpointError:
+        return CheckpointError(write_failure(f"metrics to {self._output_dir}", self._output_dir, error))
 
 
 def build_writers(

@@ -8,16 +8,24 @@ Exit statuses: 0 done, 2 ConfigError or usage, 3 DataError, 4 CheckpointError, 5
 """
 
 import argparse
+import hashlib
+import logging
 import os
 import re
 import signal
 import socket
 import sys
+import tempfile
+import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
-from densessl.errors import ConfigError, DensesslError
+from densessl.errors import ConfigError, DensesslError, LostProcessError
 
+_LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_SECONDS_FOR_THE_FIRST = 3
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -54,16 +62,56 @@ def default_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_main(main: Callable[[], None]) -> None:
-    """Calls `main` and turns the errors a user can act on into one message and their exit status."""
+def run_main(main: Callable[[], None], said: Path | None = None) -> None:
+    """Calls `main` and turns the errors a user can act on into one message and their exit status.
+
+    Args:
+        main: what to do.
+        said: folder in which the processes of one machine note what they have said: an error that all of
+            them meet is printed by the first.
+    """
+    quiet_known_warnings()
     try:
         main()
     except DensesslError as error:
         rank = os.environ.get("RANK", "0")
         prefix = f"[rank {rank}] " if rank != "0" else ""
-        if not (prefix and getattr(error, "same_on_all_ranks", False)):
-            print(f"{prefix}{type(error).__name__}: {clean_message(error)}", file=sys.stderr, flush=True)
+        text = f"{type(error).__name__}: {clean_message(error)}"
+        if not (prefix and getattr(error, "same_on_all_ranks", False)) and _is_news(error, text, said):
+            print(prefix + text, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+
+
+def _is_news(error: DensesslError, text: str, said: Path | None) -> bool:
+    if said is None:
+        return True
+    if isinstance(error, LostProcessError):
+        return not any(said.iterdir())
+    try:
+        (said / hashlib.sha256(text.encode()).hexdigest()).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def quiet_known_warnings() -> None:
+    """Silences what PyTorch says of calls in detectron2 and fvcore, which no user of this project can mend.
+
+    Also the hint that there are more loader workers than cores: the log names the workers and, at every log
+    step, the share of time spent waiting for them.
+    """
+    for message, category, module in (
+        (r"`torch\.jit\.script`", FutureWarning, ""),
+        (r"torch\.meshgrid: in an upcoming release", UserWarning, r"torch\.functional"),
+        (r"The given NumPy array is not writable", UserWarning, r"fvcore\.transforms\.transform"),
+        (r"This DataLoader will create \d+ worker processes", UserWarning, r"torch\.utils\.data\.dataloader"),
+    ):
+        warnings.filterwarnings("ignore", message=message, category=category, module=module)
+    logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_not_fx_hint)
+
+
+def _is_not_fx_hint(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("is_fx_tracing will return true")
 
 
 def clean_message(error: DensesslError) -> str:
@@ -206,13 +254,29 @@ def _main_and_leave(main: Callable, args: argparse.Namespace) -> None:
     import torch.distributed as dist
 
     os.environ["RANK"] = str(dist.get_rank())  # for messages; no process is started from here
-    main(args)
+    try:
+        main(args)
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        # The other process ends first, so that its exit status becomes that of the job.
+        time.sleep(_SECONDS_FOR_THE_FIRST)
+        raise LostProcessError(
+            "Another process of this run has stopped, and this one cannot go on. Its own message says why. "
+            "Without one it was killed, when memory ran out for instance. Continue with --resume."
+        ) from error
     # Not after an error: the other ranks may be inside a collective, and leaving would wait for them.
     dist.destroy_process_group()
 
 
-def _worker(main: Callable, args: argparse.Namespace) -> None:
-    run_main(lambda: _main_and_leave(main, args))
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether gloo reports that another process of the job is gone."""
+    text = str(error)
+    return "gloo" in text and any(sign in text for sign in _LOST_CONNECTION)
+
+
+def _worker(main: Callable, args: argparse.Namespace, said: Path) -> None:
+    run_main(lambda: _main_and_leave(main, args), said)
 
 
 def _spawn(main: Callable, args: argparse.Namespace) -> None:
@@ -232,10 +296,13 @@ def _spawn(main: Callable, args: argparse.Namespace) -> None:
             process.kill() if kill else os.kill(process.pid, signal.SIGTERM)
 
     previous = {signum: signal.signal(signum, forward) for signum in (signal.SIGTERM, signal.SIGINT)}
+    # "Terminating process ...": the failed process has said why
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    said = tempfile.TemporaryDirectory(prefix="densessl-", ignore_cleanup_errors=True)
+    where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     try:
-        detectron2_launch(
-            _worker, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(main, args)
-        )
+        with said:
+            detectron2_launch(_worker, *where, args=(main, args, Path(said.name)))
     except ProcessExitedException as error:
         # a worker killed by a signal has a negative status; shells call that 128 + signal
         status = error.exit_code if error.exit_code > 0 else 128 - error.exit_code

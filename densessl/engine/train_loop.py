@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from densessl.engine.events import TensorEventStorage
+from densessl.engine.launch import is_lost_connection
 from densessl.engine.non_finite import NonFiniteGuard, StepRecord, gradient_norms
 from densessl.errors import CheckpointError, ConfigError, DensesslError
 
@@ -112,8 +113,9 @@ class Trainer(SimpleTrainer):
                 self.iter = max_iter  # hooks' after_train recognise a finished run by it
             except DensesslError:
                 raise
-            except Exception:
-                logger.exception("Exception during training:")
+            except Exception as error:
+                if not is_lost_connection(error):  # the process that stopped says why
+                    logger.exception("Exception during training:")
                 raise
             finally:
                 self.after_train()

@@ -119,9 +119,16 @@ def test_error_on_one_rank_ends_all(tmp_path, kind, status):
     assert time.monotonic() - start < 120
     assert "broken on purpose" in answer.stderr
     if kind == "DataError":
-        assert "[rank 1] DataError: broken on purpose" in answer.stderr
-        assert "Traceback" not in answer.stderr
+        assert answer.stderr.splitlines() == ["[rank 1] DataError: broken on purpose"]
+        assert "Traceback" not in answer.stdout
     assert not (tmp_path / "model_0000006.pth").exists()
+
+
+def test_error_of_all_ranks_is_said_once(tmp_path):
+    answer = two(tmp_path, "dataloader.train.total_batch_size=7")
+    assert answer.returncode == 2
+    assert len(answer.stderr.splitlines()) == 1
+    assert "ConfigError: dataloader.train.total_batch_size=7" in answer.stderr
 
 
 @pytest.fixture(scope="module")
