@@ -7,6 +7,7 @@ class that its node names.
 
 import difflib
 import inspect
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from densessl.errors import ConfigError
+from densessl.errors import ConfigError, DensesslError
 
 NOUNS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -60,8 +61,10 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise ConfigError(f"There is no config file {path!r}.{_nearest(path, known)}")
     try:
         cfg = LazyConfig.load(str(path))
-    except (SyntaxError, ImportError, AttributeError, KeyError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    except DensesslError:
+        raise
+    except Exception as error:  # a config is a program: anything can go wrong in it
+        raise ConfigError(f"{path} cannot be loaded: {_where(error)}") from error
     for noun in cfg:
         if noun not in NOUNS:
             raise ConfigError(
@@ -126,6 +129,15 @@ def check_config(cfg: DictConfig) -> None:
                 )
 
 
+def _where(error: Exception) -> str:
+    """What went wrong in a config file, with file and line."""
+    if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):
+        error = error.__cause__  # detectron2 leaves out the line
+        return f"SyntaxError: {error}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+
+
 _ABSENT = object()
 
 
@@ -146,7 +158,7 @@ def _lookup(cfg: DictConfig, key: str, text: str) -> Any:
         if part not in node:
             accepted = _arguments(node) if "_target_" in node else ()
             if accepted is not None and part not in accepted:
-                known = [name for name in (*node, *accepted) if name != "_target_"]
+                known = [name for name in dict.fromkeys((*node, *accepted)) if name != "_target_"]
                 raise ConfigError(f"Override {text!r}: {where} has no key {part!r}.{_nearest(part, known)}")
             if depth < len(parts) - 1:
                 raise ConfigError(

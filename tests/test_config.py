@@ -81,7 +81,13 @@ def test_wrong_override_is_named(config_file, override, message):
         ("train['max_iter'] = '???'", r"leaves these values open: train.max_iter"),
         ("optimizer['_target_'] = 'torch.optim.SGG'", r"_target_ 'torch.optim.SGG' cannot be imported"),
         ("del optimizer", r"the config has no optimizer"),
-        ("def f(:", r"cannot be loaded: SyntaxError"),
+        ("def f(:", r"cannot be loaded: SyntaxError: .*line \d+"),
+        ("undefined_name", r"cannot be loaded: NameError: .*'undefined_name'.*config.py, line \d+"),
+        ("1 / 0", r"cannot be loaded: ZeroDivisionError"),
+        (
+            "from densessl.config import get_config\nget_config('common/trian.py')",
+            r"^There is no shared config",
+        ),
         ("from .missing import model", r"missing.py does not exist"),
     ],
 )
