@@ -141,7 +141,7 @@ def _find_state(content: Mapping[str, Any], path: str) -> Mapping[str, Any]:
         return content
     raise CheckpointError(
         f"{path} holds no weights that can be found; its top level is "
-        f"{', '.join(map(str, list(content)[:8]))}. "
+        f"{', '.join(map(str, list(content)[:8])) or 'empty'}. "
         "Expected a state dict, or one under model, state_dict or model_state_dict."
     )
 

@@ -123,7 +123,8 @@ def _refusal(path: str, names: list[str]) -> CheckpointError:
 
 def _damage(path: str, error: Exception) -> CheckpointError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "weights" in reason.lower():  # torch's advice; repeat the kind of failure only
+    # torch's advice, or the bare key of a KeyError: repeat the kind of failure only
+    if "weights" in reason.lower() or isinstance(error, KeyError):
         reason = type(error).__name__
     try:
         check_zip(path)

@@ -110,7 +110,13 @@ def resolve_weights_path(path: str) -> str:
         CheckpointError: nothing is there.
     """
     if "://" in path:
-        return PathManager.get_local_path(path)
+        try:
+            return PathManager.get_local_path(path)
+        except OSError as error:  # urllib's errors, and a cache that cannot be written
+            raise CheckpointError(
+                f"{path} cannot be fetched: {error}. Check the address and the network, or download the file "
+                "elsewhere and name the copy in train.init_checkpoint."
+            ) from error
     if os.path.isdir(path):
         newest, _ = newest_valid(path)
         if not newest:

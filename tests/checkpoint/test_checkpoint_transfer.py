@@ -376,6 +376,17 @@ def test_missing_file(tmp_path):
         load_initial_weights(resnet(), str(tmp_path / "none.pth"))
 
 
+def test_address_that_cannot_be_fetched():
+    with pytest.raises(CheckpointError, match=r"http://127\.0\.0\.1:1/x\.pth cannot be fetched: .*refused"):
+        load_initial_weights(resnet(), "http://127.0.0.1:1/x.pth")
+
+
+def test_file_without_anything_in_it(tmp_path):
+    torch.save({}, tmp_path / "empty.pth")
+    with pytest.raises(CheckpointError, match="top level is empty"):
+        load_initial_weights(resnet(), str(tmp_path / "empty.pth"))
+
+
 @pytest.mark.parametrize(
     ("pixels", "expected"),
     [
