@@ -8,6 +8,8 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from densessl.checkpoint.compare import weight_differences
+from densessl.checkpoint.reading import read_weights
 from densessl.checkpoint.state import restore_rng_state
 from densessl.engine.checks import amp_dtype
 from densessl.engine.defaults import build_model
@@ -62,10 +64,10 @@ def replay(cfg: DictConfig, path: str, rank: int | None = None) -> Replay:
         raise ConfigError(f"{path}: the loader of that run gave no sample numbers, so it cannot be replayed.")
     device = torch.device(resolve_device(cfg.train.device))
     model = build_model(cfg, device).train()
-    try:
-        model.load_state_dict(capture["model"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} belongs to another model than this config: {error}") from error
+    different = weight_differences(capture["model"], model.state_dict())
+    if different:
+        raise CheckpointError(f"{path} belongs to another model than this config: {'; '.join(different)}.")
+    model.load_state_dict(capture["model"])
     _apply_schedules(cfg, model, capture["performed_steps"] / cfg.train.max_iter)
     loader = instantiate(cfg.dataloader.train)
     collate = instantiate(cfg.dataloader.train.get("collate_fn"))
@@ -84,10 +86,13 @@ def replay(cfg: DictConfig, path: str, rank: int | None = None) -> Replay:
 
 
 def _read(path: str) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{path} cannot be read as a capture: {error}") from error
+    capture = read_weights(path)
+    if not {"ranks", "model", "iteration", "performed_steps"} <= capture.keys():
+        raise CheckpointError(
+            f"{path} is not the capture of a non-finite step; give the file non_finite_<iteration>.pth that "
+            "the error message of the run named."
+        )
+    return capture
 
 
 def _choose(ranks: list[dict[str, Any]], rank: int | None) -> dict[str, Any]:

@@ -116,5 +116,11 @@ def test_replay_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(CheckpointError, match="another model"):
         replay(cfg, str(path))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="is damaged"):
+        replay(cfg, str(path))
+    torch.save({"model": {}}, path)
+    with pytest.raises(CheckpointError, match="is not the capture of a non-finite step"):
+        replay(cfg, str(path))
+    path.write_text("hello " * 40)
+    with pytest.raises(CheckpointError, match="not a torch file"):
         replay(cfg, str(path))
