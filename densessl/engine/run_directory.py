@@ -60,7 +60,7 @@ class RunDirectory:
         check_writable(self.path)
         self._lock()
         try:
-            self._refuse_other_run()
+            refuse_other_run(self.path, self.resume)
             for name in clean_stale(self.path):
                 logging.getLogger(__name__).info("Removed %s, left by an interrupted save", name)
         except BaseException:
@@ -99,14 +99,16 @@ class RunDirectory:
         self._descriptor = descriptor
         _held.add(descriptor)
 
-    def _refuse_other_run(self) -> None:
-        found = list_checkpoints(self.path)
-        if found and not self.resume:
-            iteration, newest = found[-1]
-            raise ConfigError(
-                f"train.output_dir {self.path} holds a run's checkpoints (newest {os.path.basename(newest)}, "
-                f"after {iteration} steps). Add --resume to continue it, or choose another train.output_dir."
-            )
+
+def refuse_other_run(path: str, resume: bool) -> None:
+    """Raises ConfigError when the directory holds checkpoints that are not to be resumed."""
+    found = list_checkpoints(path)
+    if found and not resume:
+        iteration, newest = found[-1]
+        raise ConfigError(
+            f"train.output_dir {path} holds a run's checkpoints (newest {os.path.basename(newest)}, "
+            f"after {iteration} steps). Add --resume to continue it, or choose another train.output_dir."
+        )
 
 
 def check_writable(path: str) -> None:

@@ -14,7 +14,9 @@ import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from densessl.engine.launch import default_argument_parser, launch, resolve_device
+from densessl.engine.run_directory import check_writable, refuse_other_run
 from densessl.engine.signals import TrainingInterrupted
+from densessl.errors import ConfigError
 
 
 class TrainJob:
@@ -69,6 +71,9 @@ def submit(args: argparse.Namespace) -> submitit.Job:
     from densessl.config import load_config
     from densessl.engine.checks import check_batch, check_values
 
+    for name in ("nodes", "gpus_per_node", "cpus_per_gpu", "timeout"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1.")
     cfg = load_config(args.config_file, args.opts)
     check_values(cfg, args)
     check_batch(cfg, args.nodes * args.gpus_per_node)
@@ -76,7 +81,15 @@ def submit(args: argparse.Namespace) -> submitit.Job:
         resolve_device(cfg.train.device)
     folder = args.folder or Path(cfg.train.output_dir) / "slurm" / "%j"
     limits = {f"{args.cluster}_max_num_timeout": args.max_requeues}
-    executor = submitit.AutoExecutor(folder=folder, cluster=args.cluster, **limits)
+    refuse_other_run(cfg.train.output_dir, args.resume)
+    check_writable(cfg.train.output_dir)
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=args.cluster, **limits)
+    except RuntimeError as error:  # no srun here
+        raise ConfigError(
+            f"{error} Run this on a machine that submits Slurm jobs, or start the training here with "
+            "tools/lazyconfig_train_net.py."
+        ) from error
     executor.update_parameters(
         name=args.name,
         nodes=args.nodes,

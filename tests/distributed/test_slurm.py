@@ -81,7 +81,18 @@ def test_config_is_checked_before_queueing(tmp_path):
         submit(arguments(tmp_path, tasks=3))
     with pytest.raises(ConfigError, match="max_iter"):
         submit(arguments(tmp_path, "train.max_iter=0"))
+    with pytest.raises(ConfigError, match="--gpus-per-node 0"):
+        submit(arguments(tmp_path, tasks=0))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "model_0000005.pth").touch()
+    with pytest.raises(ConfigError, match="holds a run's checkpoints.*--resume"):
+        submit(arguments(tmp_path))
+
+
+def test_machine_without_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="srun.*submits Slurm jobs"):
+        submit(Namespace(**{**vars(arguments(tmp_path / "run")), "cluster": "slurm"}))
 
 
 def test_slurm_script_asks_for_what_was_given(tmp_path, monkeypatch):
