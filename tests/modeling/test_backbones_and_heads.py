@@ -66,6 +66,8 @@ def test_resnet_refuses_unknown_values():
         build_resnet(18, out_features=("layer4",))
     with pytest.raises(ConfigError, match="init='xavier'"):
         build_resnet(18, init="xavier")
+    with pytest.raises(ConfigError, match="norm='Batch'; use one of BN, SyncBN"):
+        build_resnet(18, norm="Batch")
 
 
 @pytest.mark.parametrize(

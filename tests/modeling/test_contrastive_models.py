@@ -350,6 +350,10 @@ def test_wrong_values_name_their_key():
         make(MoCo, in_feature="res5")
     with pytest.raises(ConfigError, match=r"model\.loss_weight=1\.5"):
         make(DenseCL, loss_weight=1.5)
+    with pytest.raises(ConfigError, match=r"model\.momentum=2"):
+        make(MoCo, momentum=2)
+    with pytest.raises(ConfigError, match=r"model\.temperature=0"):
+        make(MoCo, temperature=0)
     with pytest.raises(ConfigError, match="takes two views per image, and the batch has 1"):
         make(SimSiam)({"views": make_batch()["views"][:1]})
     with pytest.raises(ConfigError, match="the batch has 0"):

@@ -13,6 +13,8 @@ from torch import nn
 from densessl.errors import ConfigError
 
 DEPTHS = (18, 34, 50, 101, 152)
+# the names that detectron2.layers.get_norm knows; "" is none
+NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 INITS = ("fan_out", "fan_in")
 
 
@@ -37,7 +39,7 @@ def build_resnet(
             (SimSiam: main_simsiam.py builds torchvision's ResNet with it).
 
     Raises:
-        ConfigError: an unknown depth, output name or init.
+        ConfigError: an unknown depth, norm, output name or init.
     """
     if depth not in DEPTHS:
         raise ConfigError(f"build_resnet: depth={depth}; use one of {', '.join(map(str, DEPTHS))}.")
@@ -46,6 +48,8 @@ def build_resnet(
         raise ConfigError(f"build_resnet: out_features={list(out_features)}; use some of {', '.join(known)}.")
     if init not in INITS:
         raise ConfigError(f"build_resnet: init={init!r}; use one of {', '.join(INITS)}.")
+    if isinstance(norm, str) and norm not in NORMS:  # get_norm takes callables as well
+        raise ConfigError(f"build_resnet: norm={norm!r}; use one of {', '.join(filter(None, NORMS))}.")
     # blocks of depth 18 and 34 have one convolution per stride and no such choice
     layout = {"stride_in_1x1": False} if depth >= 50 else {}
     model = ResNet(

@@ -72,6 +72,10 @@ class MoCo(TwoViewModel):
         dataset_size: int | None = None,
     ):
         super().__init__(backbone=backbone, in_feature=in_feature, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        if not 0.0 <= momentum <= 1.0:
+            raise ConfigError(f"model.momentum={momentum}: the share of the average that stays is in [0, 1].")
+        if not temperature > 0.0:
+            raise ConfigError(f"model.temperature={temperature}: it divides the logits and must be positive.")
         self.projection_head = projection_head
         self.momentum_backbone = momentum_copy(backbone)
         self.momentum_projection_head = momentum_copy(projection_head)
