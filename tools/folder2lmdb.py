@@ -64,7 +64,12 @@ def pack(source: str, target: str, root: str | None = None) -> int:
         raise DataError(f"{target} exists: remove it or choose another name")
     images = ListSource(source, root) if os.path.isfile(source) else FolderSource(source)
     partial = f"{target}.partial"
-    environment = lmdb.open(partial, subdir=False, map_size=_map_size(images))
+    map_size = _map_size(images)
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+        environment = lmdb.open(partial, subdir=False, map_size=map_size)
+    except (lmdb.Error, OSError) as error:
+        raise DataError(f"cannot write {partial}: {error}; choose another target") from error
     longest = environment.max_key_size()
     for name in images.names:
         if len(name) > longest or name.startswith(b"__"):

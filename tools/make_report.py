@@ -7,9 +7,9 @@
 """
 
 import argparse
-import sys
 
-from densessl.errors import ConfigError, DensesslError
+from densessl.engine.launch import run_main
+from densessl.errors import ConfigError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
         DensesslError: a run directory, image or checkpoint cannot be used.
     """
     args = parser().parse_args(arguments)
+    if args.num_images < 1:
+        raise ConfigError(f"--num-images {args.num_images} must be at least 1.")
     finetune, recipes = _pairs("finetune", args.finetune), _pairs("recipe", args.recipe)
 
     from densessl.visualization.report import ReportOptions, write_report  # imports torch
@@ -85,8 +87,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DensesslError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_main(main)

@@ -13,14 +13,19 @@ from __future__ import annotations
 
 import argparse
 import colorsys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
 
+from densessl.data.dataset_mappers import TwoViewMapper
+from densessl.data.datasets import register_datasets
 from densessl.data.decode import decode_image
 from densessl.data.geometry import ViewGeometry, correspondence, overlap_in_view
+from densessl.engine.launch import run_main
+from densessl.errors import ConfigError
 
 BLUE, ORANGE, WHITE, BLACK = (0, 114, 178), (230, 159, 0), (255, 255, 255), (0, 0, 0)
 GAP = 6  # pixels between pictures
@@ -95,10 +100,18 @@ def records_and_mapper(args: argparse.Namespace) -> tuple:
     else:
         node = get_config("common/data/folder_two_view.py").dataloader.train
         node.dataset.source = args.images
-    return instantiate(node.dataset), instantiate(node.mapper)
+    register_datasets()
+    mapper = instantiate(node.mapper)
+    if not isinstance(mapper, TwoViewMapper):
+        raise ConfigError(
+            f"dataloader.train.mapper of {args.config_file} builds a {type(mapper).__name__}, which makes no "
+            "two views; give a pretraining config."
+        )
+    return instantiate(node.dataset), mapper
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
+    """The command line, with everything that can be wrong in its values checked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,7 +124,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320, help="side of each picture in pixels")
     parser.add_argument("overrides", nargs="*", help="key=value for --config-file")
     args = parser.parse_args()
+    if args.overrides and args.images:
+        parser.error(f"{args.overrides[0]!r}: overrides change a --config-file, and none is given")
+    if args.num < 1 or args.size < 32 or args.seed < 0:
+        parser.error("--num must be at least 1, --size at least 32, --seed at least 0")
+    if Path(args.output).suffix.lower() not in Image.registered_extensions():
+        parser.error(f"--output {args.output}: no picture format has this ending; use .png")
+    return args
 
+
+def main() -> None:
+    args = parse()
     records, mapper = records_and_mapper(args)
     rows = []
     for index in np.linspace(0, len(records) - 1, min(args.num, len(records))).round().astype(int):
@@ -119,9 +142,12 @@ def main() -> None:
         sample = mapper(record, rng=np.random.default_rng((args.seed, int(index))))
         rows.append(draw_sample(decode_image(record), sample, args.size))
         rows.append(np.full((GAP, rows[0].shape[1], 3), 255, np.uint8))
-    Image.fromarray(np.concatenate(rows[:-1])).save(args.output)
+    try:
+        Image.fromarray(np.concatenate(rows[:-1])).save(args.output)
+    except OSError as error:
+        raise ConfigError(f"--output {args.output} cannot be written: {error.strerror or error}.") from error
     print(f"{args.output}: {len(rows) // 2} image(s) of {len(records)}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -343,10 +343,23 @@ def write_report(
     options: ReportOptions,
     progress: Callable[[str], None] = print,
 ) -> Path:
-    """Writes the report and returns its path; folders above it are made."""
+    """Writes the report and returns its path; folders above it are made.
+
+    Raises:
+        ConfigError: `output` cannot be written; said before the pictures are made.
+    """
     output = Path(output)
+    existed = output.exists()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.open("a").close()
+        if not existed:
+            output.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--output {output} cannot be written: {error.strerror}; choose another."
+        ) from error
     html = build_report(pretrain, finetunes, options)
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(html, encoding="utf-8")
     progress(f"Report: {output} ({output.stat().st_size / 2**20:.1f} MiB)")
     return output

@@ -83,6 +83,12 @@ def test_folder2lmdb_refuses(folder, tmp_path) -> None:
     assert "there.lmdb exists" in refused.stderr
     with pytest.raises(DataError, match="does not exist"):
         pack(tmp_path / "none", tmp_path / "n.lmdb")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot write .*choose another target"):
+        pack(folder, tmp_path / "file" / "n.lmdb")
+    (tmp_path / "d.lmdb.partial").mkdir()
+    with pytest.raises(DataError, match="cannot write .*choose another target"):
+        pack(folder, tmp_path / "d.lmdb")
     other = lmdb.open(str(tmp_path / "n.lmdb.partial"), subdir=False, map_size=1 << 26)
     with other.begin(write=True) as transaction:
         transaction.put(b"of another folder.png", b"x")

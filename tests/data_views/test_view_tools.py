@@ -11,6 +11,7 @@ from PIL import Image
 from skimage import data
 
 TOOLS = Path(__file__).parents[2] / "tools"
+DETECTOR = str(TOOLS.parent / "configs" / "quickstart" / "mask_rcnn_R_18_coral_random.py")
 
 
 def run(monkeypatch, tool: str, *args: str) -> None:
@@ -35,6 +36,32 @@ def test_visualize_views_needs_images(monkeypatch, capsys):
         run(monkeypatch, "visualize_views.py", "--output", "nowhere.png")
     assert stopped.value.code == 2
     assert "--images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--images", "/nowhere"], 3, "DataError: /nowhere does not exist"),
+        (["--images", "x", "--output", "x.foo"], 2, "no picture format"),
+        (["--images", "x", "--num", "0"], 2, "--num must be at least 1"),
+        (["--images", "x", "a=1"], 2, "none is given"),
+        (["--config-file", DETECTOR], 2, "builds a DatasetMapper, which makes no two views"),
+    ],
+)
+def test_visualize_views_says_what_is_wrong(monkeypatch, capsys, arguments, status, message):
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "visualize_views.py", *arguments)
+    assert stopped.value.code == status
+    assert message in capsys.readouterr().err
+
+
+def test_visualize_views_output_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    Image.fromarray(data.coffee()).save(tmp_path / "a.jpg")
+    output = tmp_path / "none" / "views.png"
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "visualize_views.py", "--images", str(tmp_path), "--output", str(output))
+    assert stopped.value.code == 2
+    assert "views.png cannot be written" in capsys.readouterr().err
 
 
 def test_benchmark_views_prints_a_table(monkeypatch, capsys):

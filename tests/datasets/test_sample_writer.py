@@ -1,5 +1,6 @@
 """Atomic, checksummed data sets; COCO fields and semantic maps."""
 
+import errno
 import json
 
 import numpy as np
@@ -54,6 +55,15 @@ def test_a_failed_build_leaves_nothing(tmp_path):
 
     with pytest.raises(DataError, match="stopped"):
         build_atomically(tmp_path / "set", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_named_and_leaves_nothing(tmp_path):
+    def fill(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match="cannot be built .*No space left on device.* bytes are free"):
+        build_atomically(tmp_path / "set", fill)
     assert list(tmp_path.iterdir()) == []
 
 

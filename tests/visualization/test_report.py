@@ -13,7 +13,7 @@ from densessl.config import load_config
 from densessl.errors import CheckpointError, ConfigError
 from densessl.visualization.backbones import pretrained_backbone, untrained_backbone
 from densessl.visualization.pictures import read_photograph
-from densessl.visualization.report import ReportOptions, build_report
+from densessl.visualization.report import ReportOptions, build_report, write_report
 from densessl.visualization.runs import read_run
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_report.py"
@@ -247,6 +247,16 @@ def test_command(tmp_path, finetune_dirs):
     assert done.returncode == ConfigError.exit_code
     assert "must be NAME=PATH" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_output_is_tried_before_the_pictures_are_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="--output .*file/report.html cannot be written"):
+        write_report(tmp_path / "file" / "report.html", None, [], ReportOptions("t"))
+    with pytest.raises(ConfigError, match="at least one run"):
+        write_report(tmp_path / "report.html", None, [], ReportOptions("t"))
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_help_does_not_import_torch():

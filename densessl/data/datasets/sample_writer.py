@@ -105,6 +105,12 @@ def build_atomically(output: Path, build: Callable[[Path], str]) -> str:
         write_checksums(folder)
         folder.chmod(0o755)  # mkdtemp makes 0700
         folder.rename(output)
+    except OSError as error:
+        free = shutil.disk_usage(output.parent).free
+        raise DataError(
+            f"{output}: cannot be built ({error}; {free:,} bytes are free there); nothing is left behind. "
+            "Make room, or choose another --output."
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return f"{output}: {description}"
