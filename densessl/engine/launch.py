@@ -62,13 +62,14 @@ def default_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_main(main: Callable[[], None], said: Path | None = None) -> None:
+def run_main(main: Callable[[], None], said: Path | None = None, *, whole_job: bool = False) -> None:
     """Calls `main` and turns the errors a user can act on into one message and their exit status.
 
     Args:
         main: what to do.
         said: folder in which the processes of one machine note what they have said: an error that all of
             them meet is printed by the first.
+        whole_job: those processes are all of the job, so one of them or the launcher says why one stopped.
     """
     quiet_known_warnings()
     try:
@@ -77,16 +78,18 @@ def run_main(main: Callable[[], None], said: Path | None = None) -> None:
         rank = os.environ.get("RANK", "0")
         prefix = f"[rank {rank}] " if rank != "0" else ""
         text = f"{type(error).__name__}: {clean_message(error)}"
-        if not (prefix and getattr(error, "same_on_all_ranks", False)) and _is_news(error, text, said):
+        if not (prefix and getattr(error, "same_on_all_ranks", False)) and _is_news(
+            error, text, said, whole_job
+        ):
             print(prefix + text, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
 
-def _is_news(error: DensesslError, text: str, said: Path | None) -> bool:
+def _is_news(error: DensesslError, text: str, said: Path | None, whole_job: bool) -> bool:
     if said is None:
         return True
-    if isinstance(error, LostProcessError):
-        return not any(said.iterdir())
+    if isinstance(error, LostProcessError) and whole_job:
+        return False
     try:
         (said / hashlib.sha256(text.encode()).hexdigest()).touch(exist_ok=False)
     except FileExistsError:
@@ -276,7 +279,7 @@ def is_lost_connection(error: BaseException) -> bool:
 
 
 def _worker(main: Callable, args: argparse.Namespace, said: Path) -> None:
-    run_main(lambda: _main_and_leave(main, args), said)
+    run_main(lambda: _main_and_leave(main, args), said, whole_job=args.num_machines == 1)
 
 
 def _spawn(main: Callable, args: argparse.Namespace) -> None:
@@ -304,6 +307,12 @@ def _spawn(main: Callable, args: argparse.Namespace) -> None:
         with said:
             detectron2_launch(_worker, *where, args=(main, args, Path(said.name)))
     except ProcessExitedException as error:
+        if error.signal_name and not received:  # it could say nothing itself
+            print(
+                f"The process of local rank {error.error_index} was killed by {error.signal_name}, perhaps "
+                "because memory ran out. Saved checkpoints are intact; continue with --resume.",
+                file=sys.stderr,
+            )
         # a worker killed by a signal has a negative status; shells call that 128 + signal
         status = error.exit_code if error.exit_code > 0 else 128 - error.exit_code
         sys.exit(128 + received[0] if received else status)

@@ -124,6 +124,14 @@ def test_error_on_one_rank_ends_all(tmp_path, kind, status):
     assert not (tmp_path / "model_0000006.pth").exists()
 
 
+def test_killed_process_is_named(tmp_path):
+    answer = two(tmp_path, "train.hooks=[{_target_: engine_toy.SignalOneRank, iteration: 3, signum: 9}]")
+    assert answer.returncode == 137
+    assert len(answer.stderr.splitlines()) == 1
+    assert "local rank 1 was killed by SIGKILL" in answer.stderr
+    assert "Traceback" not in answer.stdout
+
+
 def test_error_of_all_ranks_is_said_once(tmp_path):
     answer = two(tmp_path, "dataloader.train.total_batch_size=7")
     assert answer.returncode == 2

@@ -236,11 +236,11 @@ class CompareRanks(HookBase):
 
 
 class SignalOneRank(HookBase):
-    """Rank 1 alone gets SIGTERM during one iteration."""
+    """Rank 1 alone gets a signal during one iteration."""
 
-    def __init__(self, iteration: int):
-        self.iteration = iteration
+    def __init__(self, iteration: int, signum: int = signal.SIGTERM):
+        self.iteration, self.signum = iteration, signum
 
     def before_step(self) -> None:
         if self.trainer.iter == self.iteration and comm.get_rank() == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.signum)

@@ -169,19 +169,19 @@ def test_damaged_annotations_of_the_test_set_are_found_before_training(monkeypat
 
 
 def test_processes_of_a_machine_say_the_same_error_once(tmp_path, capsys, monkeypatch):
-    def fail(error):
+    def fail(error, whole_job=True):
         def main():
             raise error
 
         with pytest.raises(SystemExit) as stopped:
-            launch.run_main(main, tmp_path)
+            launch.run_main(main, tmp_path, whole_job=whole_job)
         return stopped.value.code
 
-    assert fail(LostProcessError("lost")) == 1
+    assert fail(LostProcessError("lost"), whole_job=False) == 1
     assert [fail(DataError("gone")) for _ in range(3)] == [3, 3, 3]
     monkeypatch.setenv("RANK", "1")
     assert fail(ConfigError("other")) == 2
-    assert fail(LostProcessError("lost")) == 1  # another process has said why
+    assert fail(LostProcessError("lost")) == 1  # the other process or the launcher says why
     lines = ["LostProcessError: lost", "DataError: gone", "[rank 1] ConfigError: other"]
     assert capsys.readouterr().err.splitlines() == lines
 
