@@ -1,7 +1,7 @@
 """DenseCL on the training pictures of `cutpaste`; otherwise densecl_R_18_coral.py.
 
-    python datasets/prepare_cutpaste.py
-    tools/lazyconfig_train_net.py --config-file configs/quickstart/densecl_R_18_cutpaste.py
+python datasets/prepare_cutpaste.py
+tools/lazyconfig_train_net.py --config-file configs/quickstart/densecl_R_18_cutpaste.py
 """
 
 from .densecl_R_18_coral import dataloader, lr_multiplier, model, optimizer, train
