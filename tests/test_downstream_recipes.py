@@ -217,6 +217,8 @@ def test_quickstart_detectors(name):
     sample = "coral" if "coral" in name else "cutpaste"
     assert cfg.dataloader.train.dataset.names == f"{sample}_train"
     assert cfg.dataloader.test.dataset.names == cfg.dataloader.evaluator.dataset_name == f"{sample}_val"
+    # where the report looks for predictions
+    assert cfg.dataloader.evaluator.output_dir == f"{cfg.train.output_dir}/inference"
     assert cfg.model.roi_heads.num_classes == {"coral": 4, "cutpaste": 8}[sample]
     assert bool(cfg.train.init_checkpoint) == name.endswith("densecl")
     random = load(name.replace("densecl", "random"), "quickstart")

@@ -24,7 +24,9 @@ def shrink_detection(model, dataloader, train):
     dataloader.test.mapper.augmentations[0].short_edge_length = 128
     dataloader.test.num_workers = 0
     tasks = ("bbox", "segm") if dataloader.train.mapper.use_instance_mask else ("bbox",)
-    dataloader.evaluator = L(COCOEvaluator)(dataset_name="coral_val", tasks=tasks)
+    dataloader.evaluator = L(COCOEvaluator)(
+        dataset_name="coral_val", tasks=tasks, output_dir="${train.output_dir}/inference"
+    )
     train.device = "cpu"
     train.amp.enabled = False
     train.max_iter = 10

@@ -45,5 +45,9 @@ dataloader = dict(
         ),
         num_workers=0,
     ),
-    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}", tasks=("bbox", "segm")),
+    evaluator=L(COCOEvaluator)(
+        dataset_name="${..test.dataset.names}",
+        tasks=("bbox", "segm"),
+        output_dir="${train.output_dir}/inference",  # predictions, for the report
+    ),
 )
