@@ -44,5 +44,5 @@ step "5/5 report"
   --recipe "pretraining=configs/quickstart/densecl_R_18_coral.py" \
   --recipe "DenseCL=configs/quickstart/mask_rcnn_R_18_coral_densecl.py" \
   --recipe "random=configs/quickstart/mask_rcnn_R_18_coral_random.py" \
-  --output "$out/report.html"
+  --score-threshold 0.3 --output "$out/report.html"
 step "done: open $out/report.html"

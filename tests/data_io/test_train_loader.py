@@ -381,7 +381,8 @@ def test_damaged_files_through_source_decoder_and_policy(photographs, tmp_path) 
     got = take(source, 12)
     assert {sample["image_id"] for batch in got for sample in batch} == {"0.png", "1.png", "2.png"}
     text = (tmp_path / "bad_images.jsonl").read_text()
-    assert text.count("\n") == 3
+    # two workers that meet the same file at the same moment may both list it
+    assert len({json.loads(line)["index"] for line in text.splitlines()}) == 3
     assert all(
         reason in text for reason in ("3.png: damaged", "4.png: the file is empty", "5.png: No such file")
     )
