@@ -3,8 +3,8 @@
 #
 #   bash tools/quickstart.sh [OUTPUT_DIR]      (default: output/quickstart)
 #
-# Needs Python 3.11 to 3.13 with pip and nothing else; uses a GPU when there is one, and two CPU cores
-# take under 15 minutes after the installation. Run it again after an interruption: each step resumes
+# Needs Python 3.11 to 3.13 with pip and nothing else; uses a GPU when there is one, and is made for
+# under 15 minutes on two idle CPU cores after the installation. Run it again after an interruption: each step resumes
 # where it stopped, and a finished step says so.
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 out=${1:-output/quickstart}
