@@ -38,10 +38,14 @@ EXTRAS_REQUIRE = {
     "lmdb": ["lmdb>=1.4"],  # reads data sets packed by tools/folder2lmdb.py
     "slurm": ["submitit>=1.5"],  # tools/submit_slurm.py
     "wandb": ["wandb>=0.16"],  # optional logger
+    "svm": ["scikit-learn>=1.4"],  # linear SVMs of the VOC07 classification benchmark
+    "cityscapes": ["cityscapesscripts>=2.2"],  # AP of Cityscapes; detectron2's evaluator calls it
+    "convert": ["timm>=0.9.16,<2", "transformers>=4.40"],  # convert_checkpoint.py --verify against them
     "sample": ["scikit-image>=0.22"],  # photographs of the quickstart
     "gpu": ["faiss-gpu"],  # replaces faiss-cpu: uninstall that first
     "proposals": ["opencv-contrib-python-headless"],  # replaces the plain headless wheel
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "lightly>=1.6", "ruff"],  # lightly: an oracle for losses
+    # lightly: an oracle for losses; xdist: two test processes on two cores
+    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "lightly>=1.6", "ruff"],
 }
 
 
