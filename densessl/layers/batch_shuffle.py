@@ -7,14 +7,19 @@ Authors' code facebookresearch/moco, moco/builder.py `_batch_shuffle_ddp`.
 Difference: the authors gather all images on all ranks to permute them, and all outputs to undo it. Here each
 rank sends every row only to the rank that needs it (all-to-all), 1 / W of the bytes. Values are the same.
 Letters: N rows of a rank, W ranks, p the permutation of the W * N rows; rank r works on rows
-p[r * N : (r + 1) * N] of the ranks' concatenated batches.
+p[r * N : (r + 1) * N] of the ranks' concatenated batches. One process permutes its own rows, which means
+something where it encodes them in several parts (`in_parts`).
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import Tensor, nn
+
+from densessl.errors import ConfigError
 
 
 class BatchShuffle(nn.Module):
@@ -89,7 +94,33 @@ def uses_plain_batch_norm(module: nn.Module) -> bool:
     )
 
 
+def in_parts(encode: Callable[[Tensor], dict[str, Tensor]], rows: Tensor, parts: int) -> dict[str, Tensor]:
+    """`encode(rows)`, computed in consecutive parts of equal size, each with batch statistics of its own.
+
+    Running statistics move once per part.
+
+    Args:
+        encode: from (N, ...) to named tensors with N rows.
+        rows: (N, ...).
+        parts: a divisor of N; 1 encodes all at once.
+
+    Raises:
+        ConfigError: N is not divisible.
+    """
+    if parts == 1:
+        return encode(rows)
+    if len(rows) % parts:
+        raise ConfigError(
+            f"model.shuffle_groups={parts} does not divide the {len(rows)} images of a micro-batch of one "
+            "process; change it or dataloader.train.total_batch_size."
+        )
+    encoded = [encode(part) for part in rows.chunk(parts)]
+    return {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
+
+
 def _exchange(outgoing: Tensor, send_counts: list[int], receive_counts: list[int]) -> Tensor:
+    if len(send_counts) == 1:  # one process, perhaps without a process group
+        return outgoing
     outgoing = outgoing.contiguous()
     arrived = torch.empty_like(outgoing)
     dist.all_to_all_single(arrived, outgoing, receive_counts, send_counts)

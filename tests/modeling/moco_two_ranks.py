@@ -1,13 +1,15 @@
 """Run by test_densecl_two_ranks.py, once per rank, with a file that holds what one process computed.
 
-Two ranks with two micro-batches each must reach the weights, averaged weights and queues of one process with
-the whole batch (no batch norm), in float64. Also moves rows through a drawn permutation and back.
+Two ranks must reach the weights, averaged weights and queues of one process with the whole batch, in float64:
+with two micro-batches each and no batch norm, and with shuffled batch norm against one process in two groups.
+Also moves rows through a drawn permutation and back.
 """
 
 import sys
 
 import torch
 import torch.distributed as dist
+from densecl_golden import ConvBackbone
 from test_contrastive_models import DenseCL, make
 from torch.testing import assert_close
 
@@ -32,9 +34,8 @@ def train(model, steps, micro_batches):
     return model
 
 
-def check_training(path):
-    expected = torch.load(path, weights_only=True)
-    model = make(DenseCL, seed=dist.get_rank() + 1).double()  # other weights than the other rank's
+def check_training(expected, backbone, micro):
+    model = make(DenseCL, backbone, seed=dist.get_rank() + 1).double()  # other weights than the other rank's
     assert_same_on_all_ranks(model.queue)  # drawn from the shared seed, although numpy's differ
     assert_same_on_all_ranks(model.dense_queue)
     model.load_state_dict(expected["before"])
@@ -42,11 +43,13 @@ def check_training(path):
 
     def micro_batches(step):
         whole = [view[step] for view in views]  # (B, 3, H, W) each
-        parts = [view.chunk(2 * world_size) for view in whole]
-        return [{"views": [part[2 * a + rank] for part in parts]} for a in range(2)]
+        parts = [view.chunk(micro * world_size) for view in whole]
+        return [{"views": [part[world_size * a + rank] for part in parts]} for a in range(micro)]
 
     train(model, len(views[0]), micro_batches)
     for name, value in expected["after"].items():
+        if "running" in name or "tracked" in name:  # each rank has seen its own part only
+            continue
         assert_close(model.state_dict()[name], value, rtol=1e-9, atol=1e-11)
 
 
@@ -75,6 +78,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     check_shuffle()
-    check_training(sys.argv[1])
+    cases = torch.load(sys.argv[1], weights_only=True)
+    check_training(cases["micro_batches"], None, micro=2)
+    check_training(cases["groups"], ConvBackbone(3, 6), micro=1)
     dist.barrier()
     dist.destroy_process_group()

@@ -342,7 +342,28 @@ def test_shuffling_in_one_process_is_warned_about_once(caplog):
         model = make(MoCo, backbone=ConvBackbone(3, 6))
         for _ in range(3):
             model(make_batch())
+        make(MoCo, backbone=ConvBackbone(3, 6), shuffle_groups=2)(make_batch())  # shuffles
     assert [record.message.split(" does")[0] for record in caplog.records] == ["Shuffling batch norm"]
+
+
+def test_groups_must_divide_the_batch():
+    with pytest.raises(ConfigError, match=r"model\.shuffle_groups=3 does not divide the 4 images"):
+        make(MoCo, shuffle_groups=3)(make_batch(count=4))
+    with pytest.raises(ConfigError, match=r"model\.shuffle_groups=0"):
+        make(MoCo, shuffle_groups=0)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_running_statistics_of_groups_are_usable(groups):
+    """Many steps on one batch: what evaluation normalises with is what training saw."""
+    model = make(MoCo, backbone=ConvBackbone(3, 6), shuffle_groups=groups)
+    batch = make_batch(count=8)
+    for _ in range(60):
+        model(batch)
+        model._pending["queue"].clear()
+    images = model.normalize(model.collect_views(batch)[0])
+    seen = model.backbone.conv(images)
+    assert_close(model.backbone.bn.running_mean, seen.mean((0, 2, 3)), rtol=0, atol=0.02)
 
 
 def test_wrong_values_name_their_key():

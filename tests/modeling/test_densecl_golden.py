@@ -15,6 +15,7 @@ from densecl_golden import (
 )
 from torch.testing import assert_close
 
+from densessl.layers.batch_shuffle import ShufflePlan
 from densessl.losses.cosine import negative_cosine
 from densessl.losses.dense_info_nce import match_dense
 from densessl.losses.info_nce import info_nce, queue_logsumexp
@@ -120,6 +121,25 @@ def test_densecl_trajectory(name):
         if step < len(images) - 1:  # the reference averages at the start of the next step
             model.update_momentum_encoder()
     assert_state(model, state(data, "out/final."))
+
+
+def test_groups_of_one_process_are_the_ranks(monkeypatch):
+    """The recorded step of two processes with shuffled batch norm, in one process with two groups."""
+    data = load("densecl_dist2_s0")
+    images = data["in/images"].flatten(0, 1)  # (W * N, 2, C, H, W), rank by rank
+    width = data["in/init.encoder_q.0.conv.weight"].shape[0]
+    backbone = ConvBackbone(images.shape[2], width)
+    model = build(data, backbone, "in/init.encoder_q.1.", dense=True, image_channels=images.shape[2])
+    load_state(model, state(data, "in/init."))
+    model.shuffle_groups = 2
+    monkeypatch.setattr(model.batch_shuffle, "draw", lambda rows: ShufflePlan(data["in/idx_shuffle"], 0, 1))
+    model.update_momentum_encoder()
+    losses = model({"views": [images[:, 0], images[:, 1]]})
+    model.enqueue_pending()
+    for ours, theirs in (("loss_global", "loss_contra_single"), ("loss_dense", "loss_contra_dense")):
+        assert_close(losses[ours], data[f"out/{theirs}"].mean(), **TOLERANCE, check_dtype=False)
+    final = state(data, "out/final.")
+    assert_state(model, {key: value for key, value in final.items() if "num_batches" not in key})
 
 
 @pytest.mark.parametrize("name", ["densecl_neck_s0", "densecl_neck_s1"])

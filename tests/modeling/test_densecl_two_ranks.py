@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from densecl_golden import ConvBackbone
 from moco_two_ranks import train
 from test_contrastive_models import DenseCL, make, make_batch
 
@@ -49,16 +50,24 @@ def test_shuffled_step_on_two_ranks():
     assert codes == [0, 0], "\n".join(outputs)
 
 
-@pytest.mark.slow
-def test_two_ranks_with_micro_batches_equal_one_process(tmp_path):
+def one_process(**options):
+    """State before and after three steps of batch 8, and the views."""
     steps, size = 3, 8
     batches = [make_batch(count=size, seed=step)["views"] for step in range(steps)]
-    views = [torch.stack(view) for view in zip(*batches, strict=True)]
-    model = make(DenseCL).double()
+    model = make(DenseCL, **options).double()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train(model, steps, lambda step: [{"views": batches[step]}])
-    path = tmp_path / "one_process.pth"
-    torch.save({"before": before, "after": model.state_dict(), "views": views}, path)
     assert model.queue_ptr.item() == (steps * size) % model.queue_size
-    codes, outputs = run_ranks(SCRIPT.with_name("moco_two_ranks.py"), [str(path)])
+    views = [torch.stack(view) for view in zip(*batches, strict=True)]
+    return {"before": before, "after": model.state_dict(), "views": views}
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_process(tmp_path):
+    cases = {
+        "micro_batches": one_process(),
+        "groups": one_process(backbone=ConvBackbone(3, 6), shuffle_groups=2),
+    }
+    torch.save(cases, tmp_path / "one_process.pth")
+    codes, outputs = run_ranks(SCRIPT.with_name("moco_two_ranks.py"), [str(tmp_path / "one_process.pth")])
     assert codes == [0, 0], "\n".join(outputs)

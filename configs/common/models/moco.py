@@ -22,6 +22,7 @@ model = L(MoCo)(
     momentum=0.999,
     temperature=0.2,
     symmetric=False,
+    shuffle_groups=1,  # parts with batch statistics of their own: g in one process computes as g processes
     dataset_size=None,
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],

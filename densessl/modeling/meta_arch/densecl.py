@@ -58,6 +58,7 @@ class DenseCL(MoCo):
         temperature: float = 0.2,
         loss_weight: float = 0.5,
         symmetric: bool = False,
+        shuffle_groups: int = 1,
         dataset_size: int | None = None,
     ):
         super().__init__(
@@ -70,6 +71,7 @@ class DenseCL(MoCo):
             momentum=momentum,
             temperature=temperature,
             symmetric=symmetric,
+            shuffle_groups=shuffle_groups,
             dataset_size=dataset_size,
         )
         if not 0.0 <= loss_weight <= 1.0:

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from densessl.errors import ConfigError
-from densessl.layers.batch_shuffle import BatchShuffle, ShufflePlan, uses_plain_batch_norm
+from densessl.layers.batch_shuffle import BatchShuffle, ShufflePlan, in_parts, uses_plain_batch_norm
 from densessl.layers.momentum import momentum_copy, update_momentum_copy
 from densessl.layers.queue import enqueue, gather_keys, register_queue
 from densessl.losses.info_nce import info_nce_with_metrics
@@ -48,6 +48,9 @@ class MoCo(TwoViewModel):
         temperature: T.
         symmetric: also use the second view as the query and the first as the key; the loss is the mean of
             both directions and both keys enter the queue. Not in the published recipes.
+        shuffle_groups: parts in which a process encodes its batch, each with batch norm statistics of its
+            own; keys are shuffled across them. One process with g groups computes what g processes would
+            (batch norm's running statistics apart, which see all parts). 1: one part, as published.
         dataset_size: number of training images if known; a queue longer than that holds several keys of
             the query's own image as negatives, which is warned about.
         pixel_mean, pixel_std: per channel, RGB in [0, 255].
@@ -69,6 +72,7 @@ class MoCo(TwoViewModel):
         momentum: float = 0.999,
         temperature: float = 0.2,
         symmetric: bool = False,
+        shuffle_groups: int = 1,
         dataset_size: int | None = None,
     ):
         super().__init__(backbone=backbone, in_feature=in_feature, pixel_mean=pixel_mean, pixel_std=pixel_std)
@@ -76,6 +80,8 @@ class MoCo(TwoViewModel):
             raise ConfigError(f"model.momentum={momentum}: the share of the average that stays is in [0, 1].")
         if not temperature > 0.0:
             raise ConfigError(f"model.temperature={temperature}: it divides the logits and must be positive.")
+        if shuffle_groups < 1:
+            raise ConfigError(f"model.shuffle_groups={shuffle_groups}: 1 encodes a batch as a whole.")
         self.projection_head = projection_head
         self.momentum_backbone = momentum_copy(backbone)
         self.momentum_projection_head = momentum_copy(projection_head)
@@ -83,6 +89,7 @@ class MoCo(TwoViewModel):
         self.momentum = momentum
         self.temperature = temperature
         self.symmetric = symmetric
+        self.shuffle_groups = shuffle_groups
         # buffers are not broadcast in training, so every rank draws the same ones
         self.seed = comm.shared_random_seed()
         register_queue(self, "queue", queue_size, projection_head.out_channels, seed=self.seed)
@@ -135,8 +142,7 @@ class MoCo(TwoViewModel):
         Returns:
             weighted losses, metrics without gradient, and the keys (N, D) to enqueue by name of the queue.
         """
-        feature = self.backbone(self.normalize(query_view))[self.in_feature]  # (N, C, H, W)
-        query = self.embed_query(feature)
+        query = in_parts(self._encode_query_images, self.normalize(query_view), self.shuffle_groups)
         key = self.encode_key(key_view)
         losses, metrics = self.losses(query, key)
         return losses, metrics, self.keys_to_enqueue(key)
@@ -148,10 +154,16 @@ class MoCo(TwoViewModel):
         if plan is not None:
             parameters = None if view.photometric is None else plan.shuffle(view.photometric)
             view = View(plan.shuffle(view.images), parameters)
-        embeddings = self.embed_key(self.momentum_backbone(self.normalize(view))[self.in_feature])
+        embeddings = in_parts(self._encode_key_images, self.normalize(view), self.shuffle_groups)
         if plan is None:
             return embeddings
         return {name: plan.unshuffle(value) for name, value in embeddings.items()}
+
+    def _encode_query_images(self, images: Tensor) -> dict[str, Tensor]:
+        return self.embed_query(self.backbone(images)[self.in_feature])
+
+    def _encode_key_images(self, images: Tensor) -> dict[str, Tensor]:
+        return self.embed_key(self.momentum_backbone(images)[self.in_feature])
 
     def embed_query(self, feature: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) map -> {"global": (N, D) unit vectors}."""
@@ -200,12 +212,13 @@ class MoCo(TwoViewModel):
     def _draw_shuffle(self, images: Tensor) -> ShufflePlan | None:
         if self._shuffles is None:
             plain = uses_plain_batch_norm(self.momentum_backbone)
-            self._shuffles = plain and comm.get_world_size() > 1
+            self._shuffles = plain and comm.get_world_size() * self.shuffle_groups > 1
             if plain and not self._shuffles:
                 logger.warning(
                     "Shuffling batch norm does nothing in one process: query and key of an image share batch "
-                    "statistics, which can leak the answer. Train with several processes, or choose another "
-                    'norm (e.g. model.backbone.norm="GN").'
+                    "statistics, which can leak the answer. Set model.shuffle_groups=8 to compute as eight "
+                    "processes would, train with several processes, or choose another norm (e.g. "
+                    'model.backbone.norm="GN").'
                 )
         return self.batch_shuffle.draw(images.shape[0]) if self._shuffles else None
 
