@@ -3,14 +3,13 @@
 Shards are indexed once and then read at random, instead of streamed with the webdataset package: the order
 is then the same function of (seed, step) as for folders, a resume is exact, shuffling covers the whole set
 and not a buffer of it, and any number of shards serves any number of workers. The price is one read of all
-headers at start (32 us per member on a local disk: 40 s for ImageNet). Nothing of a shard is ever written
-to disk, so a member named `../x` has no place to escape to; it is left out all the same.
+headers, at the first start (densessl/data/tar_index.py). Nothing of a shard is ever written to disk, so a
+member named `../x` has no place to escape to; it is left out all the same.
 """
 
 import glob
 import logging
 import os
-import tarfile
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,8 @@ import numpy as np
 from densessl.data.decode import printable
 from densessl.data.records import PackedNames
 from densessl.data.samplers import check_not_empty
-from densessl.data.sources import IMAGE_EXTENSIONS, ImageSource
+from densessl.data.sources import ImageSource
+from densessl.data.tar_index import index_shard
 from densessl.errors import DataError
 
 LMDB_META_PREFIX = b"__"  # keys that are not images
@@ -150,7 +150,9 @@ class TarSource(ImageSource):
         """Yields the names of all images, and appends (shard, offset, bytes) of each to `places`."""
         for number, shard in enumerate(self.shards):
             base = os.fsencode(os.path.basename(shard))
-            for name, offset, size in _image_members(shard, left_out):
+            names, shard_places, reasons = index_shard(shard)
+            left_out.update(reasons)
+            for name, (offset, size) in zip(names, shard_places.tolist(), strict=True):
                 places.extend((number, offset, size))
                 yield base + b"/" + name
 
@@ -208,47 +210,3 @@ def find_shards(path: str) -> list[str]:
         if entries and all(entry.endswith(".tar") for entry in entries):
             return [os.path.join(path, entry) for entry in entries]
     return []
-
-
-def _image_members(shard: str, left_out: Counter[str]) -> Iterator[tuple[bytes, int, int]]:
-    """(name, offset, bytes) of the images of one shard; counts what it leaves out."""
-    seen: set[bytes] = set()
-    try:
-        size = os.path.getsize(shard)
-        with tarfile.open(shard, "r:") as archive:
-            while (member := archive.next()) is not None:
-                name = os.fsencode(member.name)
-                hidden = os.path.basename(name).startswith(
-                    b"."
-                )  # `._x.jpg` holds no image, but macOS attributes
-                if member.isdir() or hidden or not name.lower().endswith(IMAGE_EXTENSIONS):
-                    continue
-                reason = _refusal(member, seen)
-                if reason:
-                    left_out[reason] += 1
-                    continue
-                seen.add(name)
-                yield name, member.offset_data, member.size
-            with open(shard, "rb") as stream:
-                stream.seek(archive.offset)
-                closed = stream.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-    except OSError as error:
-        raise DataError(f"cannot read the shard {printable(shard)}: {error.strerror}") from error
-    except tarfile.TarError as error:
-        raise DataError(
-            f"the shard {printable(shard)} ({size} bytes) is damaged or not an uncompressed tar file: {error}"
-        ) from error
-    # A writer closes an archive with zero blocks. tarfile takes a damaged header, and the end of a copy that
-    # stopped between two members, for the end of the archive without a word.
-    if not closed:
-        raise DataError(f"the shard {printable(shard)} ({size} bytes) is truncated or damaged: no end mark")
-
-
-def _refusal(member: tarfile.TarInfo, seen: set[bytes]) -> str | None:
-    if not member.isreg() or member.issparse():
-        return "links, devices or sparse files"
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        return "unsafe names (absolute or with ..)"
-    if os.fsencode(member.name) in seen:
-        return "repeated names"
-    return None

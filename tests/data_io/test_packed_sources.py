@@ -13,12 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densessl.data import packed_sources
+from densessl.data import packed_sources, tar_index
 from densessl.data.packed_sources import LmdbSource, TarSource, find_shards
 from densessl.data.sources import FolderSource, build_image_source
 from densessl.errors import DataError
 
 TOOL = Path(__file__).parents[2] / "tools/folder2lmdb.py"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """Where indexes of shards are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/densessl/tar"
 
 
 def png(value: int) -> bytes:
@@ -220,7 +227,7 @@ def test_shards_read_at_random_with_few_descriptors_and_after_a_fork(shards, mon
     os.waitpid(child, 0)
 
 
-def test_unsafe_and_repeated_members_are_left_out_and_nothing_is_written(tmp_path, caplog) -> None:
+def test_unsafe_and_repeated_members_are_left_out_and_nothing_is_written(tmp_path, cache, caplog) -> None:
     shard = tmp_path / "deep/er/bad.tar"
     shard.parent.mkdir(parents=True)
     with tarfile.open(shard, "w") as archive:
@@ -240,10 +247,13 @@ def test_unsafe_and_repeated_members_are_left_out_and_nothing_is_written(tmp_pat
             info = tarfile.TarInfo(f"link{int(kind)}.png")
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
-    source = TarSource([str(shard)])
-    assert [record["image_id"] for record in source] == ["bad.tar/good.png"]
-    assert "4 links, devices or sparse files, 1 repeated names, 3 unsafe names" in caplog.text
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [shard]
+    for _ in range(2):  # the second time from the kept index
+        caplog.clear()
+        source = TarSource([str(shard)])
+        assert [record["image_id"] for record in source] == ["bad.tar/good.png"]
+        assert "4 links, devices or sparse files, 1 repeated names, 3 unsafe names" in caplog.text
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and cache not in path.parents]
+    assert written == [shard]
     assert not Path("/absolute.png").exists()
 
 
@@ -298,3 +308,60 @@ def test_other_shard_faults(shards, tmp_path) -> None:
     os.remove(shards / "train-01.tar")
     with pytest.raises(DataError, match=r"train-01\.tar/000004\.png: No such file"):
         source[4]
+
+
+def headers_read(monkeypatch) -> list[str]:
+    """Names of the shards whose headers are read from now on."""
+    read = []
+    members = tar_index._image_members
+    monkeypatch.setattr(
+        tar_index, "_image_members", lambda shard, *a: (read.append(shard), members(shard, *a))[1]
+    )
+    return read
+
+
+def test_headers_are_read_once_and_again_when_a_shard_changes(shards, cache, monkeypatch) -> None:
+    paths = find_shards(str(shards))
+    read = headers_read(monkeypatch)
+    first = TarSource(paths)
+    again = TarSource(paths)
+    assert read == sorted(paths)
+    assert again.names_digest() == first.names_digest()
+    assert values(again) == list(range(12))
+    read.clear()
+    write_shard(shards / "train-01.tar", [("new.png", png(99))])
+    assert values(TarSource(paths)) == [0, 1, 2, 3, 99, 8, 9, 10, 11]
+    assert read == [str(shards / "train-01.tar")]
+    # same size, other content: the time of modification tells
+    read.clear()
+    write_shard(shards / "train-01.tar", [("neu.png", png(98))])
+    os.utime(shards / "train-01.tar", ns=(0, 1))
+    assert values(TarSource(paths))[4] == 98
+    assert read == [str(shards / "train-01.tar")]
+    assert len(list(cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "pickle"])
+def test_a_damaged_index_is_made_again(shards, cache, monkeypatch, caplog, damage) -> None:
+    TarSource([str(shards / "train-00.tar")])
+    (kept,) = cache.iterdir()
+    content = bytearray(kept.read_bytes())
+    if damage == "flipped":
+        content[content.index(b"000002.png")] ^= 1  # a name that could be one
+    kept.write_bytes(
+        {"cut": content[: len(content) // 2], "flipped": content, "text": b"text"}.get(damage, b"")
+    )
+    if damage == "pickle":
+        with open(kept, "wb") as stream:
+            np.savez(stream, stamp=np.array([object()], dtype=object))
+    read = headers_read(monkeypatch)
+    for _ in range(2):
+        assert values(TarSource([str(shards / "train-00.tar")])) == [0, 1, 2, 3]
+    assert len(read) == 1
+    assert "will be made again" in caplog.text
+
+
+def test_index_that_cannot_be_kept_is_no_error(shards, cache, monkeypatch) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text("a file where the folder should be")
+    assert values(TarSource([str(shards / "train-00.tar")])) == [0, 1, 2, 3]
