@@ -50,9 +50,13 @@ EXTRAS_REQUIRE = {
 
 
 def config_packages() -> dict[str, str]:
-    """Maps `densessl.configs[.x]` to `configs[/x]`, so that an installed wheel carries the configs."""
-    found = ["", *(f".{name}" for name in find_namespace_packages(str(ROOT / "configs")))]
-    return {f"densessl.configs{name}": "configs" + name.replace(".", "/") for name in found}
+    """Maps `densessl.configs[.x]` to `configs[/x]` and `densessl.projects[.x]` to `projects[/x]`, so that an
+    installed wheel carries every config, the files in the same places relative to each other."""
+    packages = {}
+    for folder in ("configs", "projects"):
+        found = ["", *(f".{name}" for name in find_namespace_packages(str(ROOT / folder)))]
+        packages |= {f"densessl.{folder}{name}": folder + name.replace(".", "/") for name in found}
+    return packages
 
 
 setup(

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -69,6 +70,29 @@ def test_detectron2_wheel_refuses_another_file(wheel_backend, tmp_path):
     found = hashlib.sha256(source.read_bytes()).hexdigest()
     with pytest.raises(SystemExit, match=f"sha256 is {found}, expected {backend.SHA256}"):
         backend.build_wheel(str(tmp_path))
+
+
+def test_a_wheel_carries_every_config(tmp_path):
+    """What setup.py puts into a wheel loads every config, away from the checkout."""
+    build = [sys.executable, "setup.py", "-q", "build", "--build-base", str(tmp_path / "base")]
+    subprocess.run([*build, "--build-lib", str(tmp_path / "lib")], cwd=ROOT, check=True, capture_output=True)
+    files = [
+        path.relative_to(ROOT) for folder in ("configs", "projects") for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert len(files) > 30
+    code = """if 1:
+        import sys, densessl
+        from densessl.config import load_config
+        from detectron2.config import LazyConfig
+        root = sys.argv[1] + "/densessl/"
+        assert densessl.__file__.startswith(root), densessl.__file__
+        for name in sys.argv[2:]:
+            (LazyConfig.load if "common" in name else load_config)(root + name)
+    """
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "lib"), *map(str, files)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_requirements_lie_within_the_ranges_of_setup():
