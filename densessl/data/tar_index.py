@@ -1,7 +1,7 @@
 """The images of a tar shard: where each begins and how long it is, read once and remembered.
 
 Reading the headers of a shard takes 32 us per member on a local disk, 40 s for ImageNet, on every rank and at
-every start. So the index of each shard is kept in `$XDG_CACHE_HOME/densessl/tar` (`~/.cache` where that is not
+every start. So each index is kept in `$XDG_CACHE_HOME/densessl/tar` (`~/.cache` where that is not
 set), one file per path, and used while the shard's size and time of modification are what they were.
 """
 
