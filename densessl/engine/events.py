@@ -49,6 +49,7 @@ class TensorEventStorage(EventStorage):
         self._history = defaultdict(lambda: HistoryBuffer(max_length=_HISTORY))
         self._pending: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
 
+    @torch.compiler.disable  # detectron2's models call it; see densessl.utils.events.log_metric
     def put_scalar(
         self,
         name: str,

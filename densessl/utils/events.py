@@ -1,9 +1,12 @@
 """Numbers that a model reports beside its losses."""
 
+import torch
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor
 
 
+# traced by torch.compile it would depend on the iteration, and every step would be compiled anew
+@torch.compiler.disable
 def log_metric(name: str, value: Tensor) -> None:
     """Puts a scalar into the current event storage, or nowhere when there is none (unit use).
 

@@ -1,5 +1,6 @@
 """Relations between MoCo, DenseCL and SimSiam, their state, their input and their errors."""
 
+import copy
 import logging
 import math
 
@@ -11,9 +12,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from densessl.engine.events import TensorEventStorage
 from densessl.errors import ConfigError
 from densessl.layers.photometric import NUM_PARAMS, SIGMA
 from densessl.modeling.backbone import build_resnet
@@ -293,6 +296,23 @@ def test_no_host_synchronisation_in_a_step(method, skip):
         if method is not SimSiam:
             model.after_optimizer_step(skip=flag)
     assert reads.seen == []
+
+
+@pytest.mark.parametrize("method", [DenseCL, SimSiam])
+def test_compiled_once_and_not_at_every_step(method):
+    options = {} if method is SimSiam else {"shuffle_groups": 2}
+    model = make(method, backbone=ConvBackbone(3, 6), **options)
+    plain = copy.deepcopy(model)
+    counter = CompileCounter()
+    model.compile(backend=counter)
+    counts = []
+    with TensorEventStorage() as storage:
+        for storage.iter in range(4):
+            batch = make_batch(count=8, seed=storage.iter)
+            assert backward(model, batch) == pytest.approx(backward(plain, batch), abs=1e-5)
+            counts.append(counter.frame_count)
+    assert counts[0] > 0
+    assert counts[3] == counts[0]
 
 
 def test_initial_loss_of_a_resnet():

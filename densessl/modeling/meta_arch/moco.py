@@ -209,6 +209,7 @@ class MoCo(TwoViewModel):
         for part in self.averaged_parts:
             update_momentum_copy(getattr(self, f"momentum_{part}"), getattr(self, part), self.momentum, skip)
 
+    @torch.compiler.disable  # it counts its calls
     def _draw_shuffle(self, images: Tensor) -> ShufflePlan | None:
         if self._shuffles is None:
             plain = uses_plain_batch_norm(self.momentum_backbone)
