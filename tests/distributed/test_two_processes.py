@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,6 +185,26 @@ def test_evaluation_only(tmp_path, whole):
     answer = two(tmp_path, "--eval-only", f"train.init_checkpoint={whole}/model_final.pth")
     assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "evaluation.json").exists()
+
+
+def test_two_machines_equal_one(tmp_path, whole):
+    """Two launchers, as on two machines, on this one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    machines = [
+        subprocess.Popen(
+            [sys.executable, *TRAIN, "--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url]
+            + [f"train.output_dir={tmp_path}"],
+            env=ENV,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [machine.communicate(timeout=150)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], errors
+    assert_same(checkpoint(tmp_path)["model"], checkpoint(whole)["model"])
 
 
 def test_torchrun_equals_the_launcher(tmp_path, whole):
