@@ -21,3 +21,17 @@ AdamW = L(torch.optim.AdamW)(
     weight_decay=0.05,
     fused=True,
 )
+
+# NVIDIA apex LARC(SGD, trust_coefficient, clip=False), as facebookresearch/simsiam main_lincls.py wraps it:
+# each tensor's gradient times trust_coeff |w| / (|g| + weight_decay |w| + eps), and 1 for a tensor that is
+# still zero
+LARS = L("timm.optim.Lars")(
+    params=L(get_param_groups)(base_lr="${..lr}", weight_decay="${..weight_decay}"),
+    lr=1.6,
+    momentum=0.9,
+    weight_decay=0.0,
+    trust_coeff=0.001,
+    eps=1e-8,
+    trust_clip=False,
+    always_adapt=True,  # timm would leave tensors without weight decay alone
+)

@@ -19,10 +19,10 @@ def cosine(epochs, images, batch, per_epoch=True):
     return multiplier, epochs * (images // batch)
 
 
-def step(epochs, milestones, images, batch):
-    """A tenth of the rate after each of `milestones` (epochs)."""
+def step(epochs, milestones, images, batch, factor=0.1):
+    """`factor` of the rate after each of `milestones` (epochs)."""
     multiplier = L(MultiStepParamScheduler)(
-        values=[0.1**k for k in range(len(milestones) + 1)], milestones=[*milestones, epochs]
+        values=[factor**k for k in range(len(milestones) + 1)], milestones=[*milestones, epochs]
     )
     return multiplier, epochs * (images // batch)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from densessl.data.datasets import register_datasets
@@ -63,6 +64,11 @@ def check_values(cfg: DictConfig, args: Namespace) -> None:
             train.init_checkpoint, "--eval-only without train.init_checkpoint", "name the weights to evaluate"
         )
         _require("evaluator" in cfg.dataloader, "--eval-only", "the config has no dataloader.evaluator")
+    _require(
+        args.eval_only or "train" in cfg.dataloader,
+        "the config has no dataloader.train",
+        "it only evaluates; add --eval-only and train.init_checkpoint",
+    )
     path = train.init_checkpoint
     if path and "://" not in path and not os.path.exists(path):
         raise CheckpointError(f"train.init_checkpoint={path!r} does not exist; check the path.")
@@ -98,6 +104,9 @@ def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
     for part in parts:
         names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
         if names is None:
+            node = OmegaConf.select(cfg, f"dataloader.{part}.dataset")
+            if part == "test" and isinstance(node, DictConfig) and "_target_" in node:
+                instantiate(node)  # folders and lists; the training loader is built before the model anyway
             continue
         for name in [names] if isinstance(names, str) else names:
             if name not in DatasetCatalog.list():

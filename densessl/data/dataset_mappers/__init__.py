@@ -1,5 +1,18 @@
 """Mappers: one dataset record in, one training sample out."""
 
+from densessl.data.dataset_mappers.classification import (
+    CenterCropMapper,
+    RandomCropMapper,
+    SquareMapper,
+    collate_labelled,
+)
 from densessl.data.dataset_mappers.two_view import TwoViewMapper, collate_views
 
-__all__ = ["TwoViewMapper", "collate_views"]
+__all__ = [
+    "CenterCropMapper",
+    "RandomCropMapper",
+    "SquareMapper",
+    "TwoViewMapper",
+    "collate_labelled",
+    "collate_views",
+]

@@ -1,7 +1,17 @@
 """Methods, registered with detectron2's META_ARCH_REGISTRY."""
 
 from densessl.modeling.meta_arch.densecl import DenseCL
+from densessl.modeling.meta_arch.image_classifier import ImageClassifier, PooledFeatures
+from densessl.modeling.meta_arch.linear_classifier import LinearClassifier, MultiStageClassifier
 from densessl.modeling.meta_arch.moco import MoCo
 from densessl.modeling.meta_arch.simsiam import SimSiam
 
-__all__ = ["DenseCL", "MoCo", "SimSiam"]
+__all__ = [
+    "DenseCL",
+    "ImageClassifier",
+    "LinearClassifier",
+    "MoCo",
+    "MultiStageClassifier",
+    "PooledFeatures",
+    "SimSiam",
+]

@@ -1,0 +1,10 @@
+"""CPU-sized twin of configs/Classification/linear_R_50_imagenet_simsiam.py: 10 iterations.
+
+tools/lazyconfig_train_net.py --config-file configs/quick_schedules/linear_R_50_imagenet_simsiam_quick.py
+"""
+
+from ..Classification.linear_R_50_imagenet_simsiam import dataloader, lr_multiplier, model, optimizer, train
+from ..common.quick_classification import shrink_classification
+
+shrink_classification(model, dataloader, train)
+train.output_dir = "output/quick/linear_R_50_imagenet_simsiam"

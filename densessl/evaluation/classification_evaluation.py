@@ -1,0 +1,81 @@
+"""Top-1 and top-5 accuracy of image classifiers."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+TASK = "classification"
+
+
+class ClassificationEvaluator(DatasetEvaluator):
+    """Share of images, in percent, whose class is among the k with the highest scores.
+
+    Results are `{"classification": {"top1": ..., "top5": ...}}`, and `top1_<head>` for a model with several
+    heads; {} on other ranks than the main one, and where there was no image. Each image counts once, by its
+    `image_id`, also where a sampler gave it to two ranks. Equal scores rank in the order of the classes, so
+    that a model whose scores are all equal is at chance; an image with a score that is not a number counts as
+    wrong and is reported.
+
+    Args:
+        top_k: the values of k.
+    """
+
+    def __init__(self, top_k: Sequence[int] = (1, 5)) -> None:
+        self.top_k = tuple(top_k)
+        self.reset()
+
+    def reset(self) -> None:
+        self._places: dict[Any, dict[str, int]] = {}  # image -> {head: place of its class, from 0}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """
+        Args:
+            inputs: each with "image_id" and "label".
+            outputs: each {"scores": (K,)} or {"scores": {head: (K,)}}.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            scores = output["scores"]
+            heads = scores if isinstance(scores, dict) else {"": scores}
+            self._places[record["image_id"]] = {
+                head: place_of_class(values, record["label"]) for head, values in heads.items()
+            }
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Gathers all ranks' places and counts them."""
+        gathered = comm.gather(self._places)
+        if not comm.is_main_process():
+            return {}
+        places: dict[Any, dict[str, int]] = {}
+        for part in gathered:
+            places.update(part)
+        if not places:
+            logger.warning("No image was evaluated, accuracy is n/a.")
+            return {}
+        results = {}
+        for head in next(iter(places.values())):
+            own = torch.tensor([place[head] for place in places.values()])
+            if (bad := int((own < 0).sum())) > 0:
+                logger.warning("%d of %d images have scores that are not numbers.", bad, len(own))
+            for k in self.top_k:
+                name = f"top{k}_{head}" if head else f"top{k}"
+                results[name] = 100.0 * float(((own >= 0) & (own < k)).double().mean())
+        logger.info("Accuracy on %d images: %s", len(places), results)
+        return {TASK: results}
+
+
+def place_of_class(scores: Tensor, label: int) -> int:
+    """How many classes rank before class `label`, equal scores in the order of the classes; -1 with NaN.
+
+    Args:
+        scores: (K,).
+    """
+    if torch.isnan(scores).any():
+        return -1
+    own = scores[label]
+    return int((scores > own).sum() + (scores[:label] == own).sum())
