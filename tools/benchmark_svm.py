@@ -93,8 +93,8 @@ def build_model(args: argparse.Namespace):
     return model.to(resolve_device(args.device)).eval(), weights
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     from detectron2.utils.logger import setup_logger
 
     from densessl.data.dataset_mappers import SquareMapper

@@ -1,7 +1,7 @@
 """Top-1 and top-5 accuracy of image classifiers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,8 +65,13 @@ class ClassificationEvaluator(DatasetEvaluator):
             for k in self.top_k:
                 name = f"top{k}_{head}" if head else f"top{k}"
                 results[name] = 100.0 * float(((own >= 0) & (own < k)).double().mean())
-        logger.info("Accuracy on %d images: %s", len(places), results)
+        logger.info("Accuracy on %d images: %s", len(places), format_percent(results))
         return {TASK: results}
+
+
+def format_percent(results: Mapping[str, float]) -> str:
+    """One line for the log."""
+    return "  ".join(f"{name} {value:.2f}" for name, value in results.items())
 
 
 def place_of_class(scores: Tensor, label: int) -> int:

@@ -17,6 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from densessl.errors import ConfigError
+from densessl.evaluation.classification_evaluation import format_percent
 
 logger = logging.getLogger(__name__)
 TASK = "knn"
@@ -101,7 +102,8 @@ class KNNEvaluator(DatasetEvaluator):
             places = vote(cosine[:, :k], neighbours[:, :k], labels, self.temperature, self.vote)
             results[f"top1_k{k}"] = 100.0 * float((places < 1).mean())
             results[f"top5_k{k}"] = 100.0 * float((places < 5).mean())
-        logger.info("kNN of %d queries among %d images: %s", len(labels), sum(sizes), results)
+        found_in = "kNN of %d queries among %d images: %s"
+        logger.info(found_in, len(labels), sum(sizes), format_percent(results))
         return {TASK: results}
 
     def _arrays(self, is_query: bool) -> tuple[np.ndarray, np.ndarray]:
