@@ -12,9 +12,11 @@ densessl/evaluation/linear_svm.py, low_shot_svm.py.
 """
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 from densessl.engine.launch import quiet_known_warnings, resolve_device, run_main
+from densessl.errors import ConfigError
 
 # the names of densessl.layers.stage_pooling, linear_svm, low_shot_svm: importing them takes seconds
 STAGES = ("conv1", "res2", "res3", "res4", "res5")
@@ -95,12 +97,13 @@ def build_model(args: argparse.Namespace):
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if importlib.util.find_spec("sklearn") is None:
+        raise ConfigError("The SVMs are scikit-learn's, which is not installed: pip install 'densessl[svm]'.")
     from detectron2.utils.logger import setup_logger
 
     from densessl.data.dataset_mappers import SquareMapper
     from densessl.data.datasets.builtin import dataset_path
     from densessl.data.datasets.voc_classification import load_voc_labels
-    from densessl.errors import ConfigError
     from densessl.evaluation.stage_features import StageFeatures, require_facts
     from densessl.evaluation.svm_benchmark import SVMOptions, run_benchmark
 
