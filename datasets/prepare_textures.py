@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Draws `textures`: four classes of coloured stripes and spots in labelled folders, for classification.
 
     python datasets/prepare_textures.py [--output DIR] [--train N] [--val N] [--size PIXELS]

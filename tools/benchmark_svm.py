@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     model, weights = build_model(args)
     kept = ("depth", "short_edge", "size", "pooling", "pixel_mean", "pixel_std")
     facts = {key: getattr(args, key) for key in kept} | {"weights": weights}
-    require_facts(args.output / "features", facts)
+    require_facts(args.output, facts)
     features = StageFeatures(
         model, args.output / "features", args.stages, mapper, args.pooling, args.batch_size, args.num_workers
     )

@@ -39,12 +39,15 @@ class ClassificationEvaluator(DatasetEvaluator):
             inputs: each with "image_id" and "label".
             outputs: each {"scores": (K,)} or {"scores": {head: (K,)}}.
         """
-        for record, output in zip(inputs, outputs, strict=True):
-            scores = output["scores"]
-            heads = scores if isinstance(scores, dict) else {"": scores}
-            self._places[record["image_id"]] = {
-                head: place_of_class(values, record["label"]) for head, values in heads.items()
-            }
+        if not all(isinstance(output["scores"], dict) for output in outputs):
+            outputs = [{"scores": {"": output["scores"]}} for output in outputs]
+        labels = torch.tensor([record["label"] for record in inputs])
+        places: list[dict[str, int]] = [{} for _ in inputs]
+        for head in outputs[0]["scores"]:
+            scores = torch.stack([output["scores"][head] for output in outputs]).cpu()
+            for image, place in zip(places, places_of_classes(scores, labels).tolist(), strict=True):
+                image[head] = place
+        self._places.update(zip((record["image_id"] for record in inputs), places))
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Gathers all ranks' places and counts them."""
@@ -74,13 +77,17 @@ def format_percent(results: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.2f}" for name, value in results.items())
 
 
-def place_of_class(scores: Tensor, label: int) -> int:
-    """How many classes rank before class `label`, equal scores in the order of the classes; -1 with NaN.
+def places_of_classes(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many classes rank before each image's own; -1 where a score is NaN.
 
     Args:
-        scores: (K,).
+        scores: (N, K).
+        labels: (N,) int64.
+
+    Returns:
+        (N,) int64; equal scores rank in the order of the classes.
     """
-    if torch.isnan(scores).any():
-        return -1
-    own = scores[label]
-    return int((scores > own).sum() + (scores[:label] == own).sum())
+    own = scores.gather(1, labels[:, None])  # (N, 1)
+    before = torch.arange(scores.shape[1]) < labels[:, None]  # (N, K)
+    places = (scores > own).sum(1) + ((scores == own) & before).sum(1)
+    return torch.where(scores.isnan().any(1), -1, places)

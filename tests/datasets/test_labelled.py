@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from builders import load_script
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
@@ -170,3 +171,21 @@ def test_bad_class_files_are_named(tmp_path, text, message):
     write_voc(tmp_path, {"cat_test.txt": "000001 1\n", "dog_test.txt": text}, ["000001"])
     with pytest.raises(DataError, match=message):
         load_voc_labels(tmp_path, "test")
+
+
+def test_textures_builder(tmp_path, monkeypatch, capsys):
+    script = load_script("prepare_textures")
+    arguments = ["prepare_textures.py", "--output", str(tmp_path / "textures"), "--train", "2", "--val", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    print(script.main())
+    print(script.main())  # again: verifies
+    assert "already there" in capsys.readouterr().out
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    train, val = build_labelled_source("textures_train"), build_labelled_source("textures_val")
+    assert train.classes == sorted(script.CLASSES)
+    assert (train.labels.tolist(), val.labels.tolist()) == ([0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 2, 3])
+    images = [np.array(Image.open(train[i]["file_name"])) for i in range(8)]
+    assert len({image.tobytes() for image in images}) == 8
+    monkeypatch.setattr("sys.argv", [*arguments[:2], str(tmp_path / "b"), "--size", "4"])
+    with pytest.raises(DataError, match="--size at least 8"):
+        script.main()

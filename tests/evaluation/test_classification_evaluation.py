@@ -14,14 +14,14 @@ import torch
 from two_rank_evaluators import classification_data, knn_data, run
 
 from densessl.errors import ConfigError
-from densessl.evaluation.classification_evaluation import ClassificationEvaluator, place_of_class
+from densessl.evaluation.classification_evaluation import ClassificationEvaluator, places_of_classes
 from densessl.evaluation.knn_evaluation import KNNEvaluator, vote
 
 
 def test_top_k_by_hand():
     scores = torch.tensor([0.1, 0.9, 0.5, 0.5])
-    assert [place_of_class(scores, label) for label in range(4)] == [3, 0, 1, 2]
-    assert place_of_class(torch.tensor([0.0, math.nan]), 0) == -1
+    assert places_of_classes(scores.expand(4, 4), torch.arange(4)).tolist() == [3, 0, 1, 2]
+    assert places_of_classes(torch.tensor([[0.0, math.nan]]), torch.tensor([0])).tolist() == [-1]
     inputs = [{"image_id": i, "label": label} for i, label in enumerate((1, 2, 3, 0))]
     results = run(ClassificationEvaluator((1, 2, 3)), inputs, [{"scores": scores}] * 4)
     assert results == {"classification": {"top1": 25.0, "top2": 50.0, "top3": 75.0}}
