@@ -61,10 +61,7 @@ class KNNEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._features: dict[bool, list[np.ndarray]] = {False: [], True: []}  # reference, query: (D,) float32
-        self._rows: dict[bool, list[tuple[int, int]]] = {
-            False: [],
-            True: [],
-        }  # (index in the data set, label)
+        self._rows: dict[bool, list[tuple[int, int]]] = {False: [], True: []}  # (index, label)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """

@@ -2,7 +2,7 @@
 
 The VOC07 classification benchmark of "Scaling and Benchmarking Self-Supervised Visual Representation
 Learning" (https://arxiv.org/abs/1905.01235) as OpenSelfSup and DenseCL run it: WXinlong/DenseCL
-benchmarks/svm_tools/ {svm_helper,train_svm_kfold,test_svm}.py. Letters: N images, D dimensions, K classes.
+benchmarks/svm_tools/{svm_helper,train_svm_kfold,test_svm}.py. Letters: N images, D dimensions, K classes.
 Labels are 1 present, 0 absent, -1 ignored (densessl/data/datasets/voc_classification.py).
 
 Differences from the originals: images that are ignored for a class do not train its SVM; there they are
