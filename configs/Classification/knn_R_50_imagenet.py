@@ -7,7 +7,7 @@ Published top-1 for k = 10, 20, 100, 200 (mmselfsup 1.0.0, ImageNet, 200 epochs)
 MoCo v2 55.6 55.7 53.7 52.5. Here: not run at full length. Each rank holds the features of its share of the
 images, 10.5 GB in all. There is nothing to train; the optimiser below is not used.
 Source: mmselfsup configs/benchmarks/classification/knn_imagenet.py,
-    tools/benchmarks/classification/knn_imagenet.
+tools/benchmarks/classification/knn_imagenet.
 """
 
 from ..common.data.imagenet_knn import dataloader

@@ -4,7 +4,7 @@ The low-shot half of the VOC07 benchmark: https://arxiv.org/abs/1905.01235 secti
 benchmarks/svm_tools/{train_svm_low_shot,test_svm_low_shot,aggregate_low_shot_svm_stats}.py, samples as
 facebookresearch/fair_self_supervision_benchmark extra_scripts/create_voc_low_shot_challenge_samples.py draws
 them: for each class k positives and 19 k negatives ((K - 1) k of the K classes), the rest ignored, five
-    times.
+times.
 
 The originals choose the cost by the mean AP on the **test** images, one cost per k. `choose="test"`
 reproduces that, for comparison with published figures. The default chooses per class and sample by

@@ -22,11 +22,11 @@ from densessl.data.transforms import PhotometricAugmentation, apply_to_view, cro
 from densessl.errors import ConfigError
 
 # Principal axes of ImageNet's RGB values in [0, 1] (Krizhevsky et al. 2012, section 4.1), as columns, and
-# their standard deviations: OpenSelfSup openselfsup/datasets/pipelines/transforms.py, Lighting
+# their eigenvalues: OpenSelfSup openselfsup/datasets/pipelines/transforms.py, Lighting
 _PCA_AXES = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
 )
-_PCA_STD = np.array([0.2175, 0.0188, 0.0045], np.float32)
+_PCA_VALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
 
 
 class RandomCropMapper:
@@ -89,7 +89,7 @@ class RandomCropMapper:
             view = apply_to_view(view, self.photometric.draw(rng))
         if self.lighting_std > 0:
             strength = rng.normal(0.0, self.lighting_std, 3).astype(np.float32)
-            view = view + 255.0 * (_PCA_AXES @ (strength * _PCA_STD))[:, None, None]
+            view = view + 255.0 * (_PCA_AXES @ (strength * _PCA_VALUES))[:, None, None]
         return {**_labels(record), "image": torch.from_numpy(view)}
 
 
