@@ -4,10 +4,10 @@
     tools/benchmark_svm.py output/densecl_R_50_coco_800ep/model_final.pth --output output/svm --jobs 16
 
 CHECKPOINT is anything that train.init_checkpoint takes, or "random" for an untrained trunk. Stopped, the same
-command goes on. Writes results.json and results.md below --output. Published (mmselfsup 1.0.0, ImageNet, 200
-epochs, res5; its scripts do what --low-shot-cost test --difficult negative does): DenseCL 82.5, low shot 42.68 50.64 61.74 68.17 72.99
-76.07 79.19 80.55; MoCo v2 84.04. One stage of ResNet-50 takes 0.4 GB on disk. Protocol and differences:
-densessl/evaluation/linear_svm.py, low_shot_svm.py.
+command goes on. Writes results.json and results.md below --output. One stage of ResNet-50 takes 0.4 GB.
+Published (mmselfsup 1.0.0, ImageNet, 200 epochs, res5): DenseCL 82.5, low shot 42.68 50.64 61.74 68.17 72.99
+76.07 79.19 80.55; MoCo v2 84.04; its scripts do what --low-shot-cost test --difficult negative does here.
+Protocol and differences: densessl/evaluation/linear_svm.py, low_shot_svm.py.
 """
 
 import argparse
