@@ -34,7 +34,8 @@ from densessl.checkpoint.reading import read_weights
 from densessl.checkpoint.state import input_conventions
 from densessl.errors import CheckpointError
 
-_COUNTER = "num_batches_tracked"
+# Not weights: a model starts or evaluates without them. The second is ResumableRetinaNet's.
+_COUNTER = ("num_batches_tracked", "loss_normalizer")
 _PIXEL_TOLERANCE = 0.1  # in 0-255; papers round the same statistics differently
 
 

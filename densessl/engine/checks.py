@@ -18,6 +18,8 @@ from densessl.data.datasets.guard import guard_annotations
 from densessl.errors import CheckpointError, ConfigError, DataError
 
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+# Metadata of detectron2's data sets that are files or folders
+DATASET_PATHS = ("json_file", "image_root", "dirname", "sem_seg_root", "panoptic_json", "image_dir", "gt_dir")
 
 
 def check_values(cfg: DictConfig, args: Namespace) -> None:
@@ -114,7 +116,13 @@ def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
                 hint = f" Nearest: {', '.join(close)}." if close else ""
                 raise DataError(f"dataloader.{part}.dataset: {name!r} is not a registered dataset.{hint}")
             metadata = MetadataCatalog.get(name)
-            for key in ("json_file", "image_root", "dirname", "sem_seg_root", "panoptic_json"):
+            _require(
+                not str(metadata.get("evaluator_type")).startswith("cityscapes")
+                or _is_installed("cityscapesscripts"),
+                f"dataloader.{part}.dataset: {name!r} needs cityscapesscripts, which is not installed",
+                "`pip install 'densessl[cityscapes]'`",
+            )
+            for key in DATASET_PATHS:
                 path = getattr(metadata, key, None)
                 if isinstance(path, str) and "://" not in path and not os.path.exists(path):
                     raise DataError(
@@ -124,6 +132,15 @@ def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
             guard_annotations(name)
             if part == "test":
                 DatasetCatalog.get(name)
+
+
+def check_evaluator(cfg: DictConfig) -> None:
+    """Builds the evaluator once, so that one that refuses the data set does so before and not after training.
+
+    Call it after `check_datasets`, which loads what evaluators look up.
+    """
+    if "evaluator" in cfg.dataloader:
+        instantiate(cfg.dataloader.evaluator)
 
 
 def amp_dtype(amp: Any, device: torch.device) -> torch.dtype | None:

@@ -161,6 +161,7 @@ def wrap_ddp(cfg: DictConfig, model: nn.Module, device: torch.device) -> nn.Modu
 def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: torch.dtype | None) -> dict:
     """Trains to `train.max_iter`: from scratch, from `init_checkpoint`, or on from where the run stopped."""
     checks.check_datasets(cfg, ("train", "test"))
+    checks.check_evaluator(cfg)
     loader = instantiate(cfg.dataloader.train)
     if not isinstance(loader, ResumableLoader):
         raise ConfigError(
@@ -241,6 +242,7 @@ def do_test(cfg: DictConfig, model: nn.Module, iteration: int | None = None) -> 
 
 def _evaluate_only(cfg: DictConfig, device: torch.device) -> dict:
     checks.check_datasets(cfg, ("test",))
+    checks.check_evaluator(cfg)
     model = build_model(cfg, device).eval()
     load_initial_weights(
         model, cfg.train.init_checkpoint, cfg.train.allow_partial, require_all=not cfg.train.allow_partial
