@@ -7,14 +7,14 @@ ImageNet pretraining: supervised 39.9, MoCo-v2 40.3, DenseCL 40.9. Not run at fu
 
 `AuthorsFCOS` lists what it takes from AdelaiDet where detectron2's FCOS is another recipe. What remains
 different from AdelaiDet:
-- tensors have detectron2's names: head.{cls_subnet,bbox_subnet,cls_score,bbox_pred,ctrness,scales.<level>}, there
-  proposal_generator.fcos_head.{cls_tower,bbox_tower,cls_logits,bbox_pred,ctrness,scales.<level>.scale};
+- tensors have detectron2's names: head.{cls_subnet,bbox_subnet,cls_score,bbox_pred,ctrness,scales.<level>},
+  there proposal_generator.fcos_head.{cls_tower,bbox_tower,cls_logits,bbox_pred,ctrness,scales.<level>.scale};
 - where several detections tie for the hundredth score, 100 are kept, there all of them;
 - with train.accumulate > 1 the counts that losses are divided by are those of a micro-batch;
 - logits, distances and losses are float32 under train.amp (there everything is; train.amp.enabled=False).
-Equal, and checked: points (stride / 2 from the corner), P6 and P7 from P5, GN, initial weights, centre sampling
-of 1.5 strides inside the box, least area, distances in strides, factor per level, ReLU, centre-ness on the box
-branch, focal loss, NMS 0.6 on unclipped boxes, 1000 candidates per level.
+Equal, and checked: points (stride / 2 from the corner), P6 and P7 from P5, GN, initial weights, centre
+sampling of 1.5 strides inside the box, least area, distances in strides, factor per level, ReLU, centre-ness
+on the box branch, focal loss, NMS 0.6 on unclipped boxes, 1000 candidates per level.
 """
 
 from detectron2.config import LazyCall as L

@@ -2,9 +2,9 @@
 
     tools/lazyconfig_train_net.py --config-file <this> --num-gpus 8 train.init_checkpoint=PRETRAINED
 
-Source: mmselfsup configs/benchmarks/detectron2/coco_R_50_RetinaNet_1x_moco.yaml. As there, batch statistics are
-re-estimated before each evaluation (PRECISE_BN); `train.hooks=[]` leaves that out. No figure is published for
-DenseCL. Not run at full length here.
+Source: mmselfsup configs/benchmarks/detectron2/coco_R_50_RetinaNet_1x_moco.yaml. As there, batch statistics
+are re-estimated before each evaluation (PRECISE_BN); `train.hooks=[]` leaves that out. No figure is published
+for DenseCL. Not run at full length here.
 """
 
 from detectron2.config import LazyCall as L

@@ -2,12 +2,12 @@
 
     tools/lazyconfig_train_net.py --config-file <this> --num-gpus 8 train.init_checkpoint=PRETRAINED
 
-The C4 comparison of MoCo (facebookresearch/moco detection/configs/coco_R_50_C4_2x_moco.yaml) with SyncBN as in
-DenseCL's Base-RCNN-C4-BN.yaml and mmselfsup's coco_R_50_C4_2x_moco.yaml; MoCo itself has naiveSyncBN since
+The C4 comparison of MoCo (facebookresearch/moco detection/configs/coco_R_50_C4_2x_moco.yaml) with SyncBN as
+in DenseCL's Base-RCNN-C4-BN.yaml and mmselfsup's coco_R_50_C4_2x_moco.yaml; MoCo itself has naiveSyncBN since
 d00ef73 (model.backbone.norm=naiveSyncBN model.roi_heads.norm=naiveSyncBN). mmselfsup's files train with
-MAX_SIZE_TRAIN 1200, not detectron2's 1333: add dataloader.train.mapper.augmentations.0.max_size=1200.
-As in the originals, batch statistics are re-estimated before each evaluation (PRECISE_BN).
-Figures of MoCo's paper (arXiv:1911.05722) could not be checked and are left out. Not run at full length here.
+MAX_SIZE_TRAIN 1200, not detectron2's 1333: add dataloader.train.mapper.augmentations.0.max_size=1200. As in
+the originals, batch statistics are re-estimated before each evaluation (PRECISE_BN). Figures of MoCo's paper
+(arXiv:1911.05722) could not be checked and are left out. Not run at full length here.
 """
 
 from detectron2.config import LazyCall as L

@@ -2,8 +2,8 @@
 
     tools/lazyconfig_train_net.py --config-file <this> --num-gpus 8 train.init_checkpoint=PRETRAINED
 
-Source: mmselfsup configs/benchmarks/detectron2/keypoint_rcnn_R_50_FPN_2x_moco.yaml. As there, batch statistics
-are re-estimated before each evaluation (PRECISE_BN); `train.hooks=[]` leaves that out. Figures of
+Source: mmselfsup configs/benchmarks/detectron2/keypoint_rcnn_R_50_FPN_2x_moco.yaml. As there, batch
+statistics are re-estimated before each evaluation (PRECISE_BN); `train.hooks=[]` leaves that out. Figures of
 MoCo's paper (arXiv:1911.05722) could not be checked and are left out. Not run at full length here.
 """
 
@@ -17,8 +17,8 @@ from ..common.optim import SGD as optimizer
 from ..common.schedule import multistep
 from ..common.train import train
 
-# Base-RCNN-FPN.yaml: lr 0.02 at batch 16; keypoint_rcnn_R_50_FPN_2x.yaml: 180k iterations, a tenth at 120k and
-# 160k; detectron2/config/defaults.py: 1000 of warm-up, weight decay 1e-4 and none for norms
+# Base-RCNN-FPN.yaml: lr 0.02 at batch 16; keypoint_rcnn_R_50_FPN_2x.yaml: 180k iterations, a tenth at 120k
+# and 160k; detectron2/config/defaults.py: 1000 of warm-up, weight decay 1e-4 and none for norms
 optimizer.lr = 0.02
 optimizer.weight_decay = 1e-4
 optimizer.params.weight_decay_norm = 0.0

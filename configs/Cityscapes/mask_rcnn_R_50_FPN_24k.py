@@ -2,10 +2,10 @@
 
     tools/lazyconfig_train_net.py --config-file <this> --num-gpus 8 train.init_checkpoint=PRETRAINED
 
-Needs `pip install 'densessl[cityscapes]'` and evaluates on one machine. PRETRAINED is a pretrained trunk, not a
-COCO detector. Source: mmselfsup configs/benchmarks/detectron2/Cityscapes/mask_rcnn_R_50_FPN_moco.yaml. As there,
-batch statistics are re-estimated before each evaluation (PRECISE_BN); `train.hooks=[]` leaves that out. Figures of
-MoCo's paper (arXiv:1911.05722) could not be checked and are left out. Not run at full length here.
+Needs `pip install 'densessl[cityscapes]'` and evaluates on one machine. PRETRAINED is a pretrained trunk, not
+a COCO detector. Source: mmselfsup configs/benchmarks/detectron2/Cityscapes/mask_rcnn_R_50_FPN_moco.yaml. As
+there, batch statistics are re-estimated before each evaluation (PRECISE_BN); `train.hooks=[]` leaves that
+out. Figures of MoCo's paper (arXiv:1911.05722) could not be checked and are left out. Not run in full here.
 """
 
 from detectron2.config import LazyCall as L

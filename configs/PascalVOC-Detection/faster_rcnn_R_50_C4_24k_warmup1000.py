@@ -2,7 +2,8 @@
 
     tools/lazyconfig_train_net.py --config-file <this> --num-gpus 8 train.init_checkpoint=PRETRAINED
 
-Source: VISSL configs/config/benchmark/object_detection/voc0712/mocoV2/rn50_transfer_voc0712_detectron2_e2e.yaml
+Source: VISSL
+configs/config/benchmark/object_detection/voc0712/mocoV2/rn50_transfer_voc0712_detectron2_e2e.yaml
 (WARMUP_ITERS 1000, all else equal). Not run at full length here.
 """
 

@@ -3,8 +3,8 @@
     tools/lazyconfig_train_net.py --config-file <this> --num-gpus 8 train.init_checkpoint=PRETRAINED
 
 VISSL's older protocol: configs/config/benchmark/object_detection/voc0712/iccv19/
-rn50_transfer_voc0712_detectron2_e2e.yaml. Its numbers do not compare with those of the 24k recipes. As there, stem
-and res2 are frozen (detectron2's FREEZE_AT 2) and nothing is re-estimated before an evaluation. It needs
+rn50_transfer_voc0712_detectron2_e2e.yaml. Its numbers do not compare with those of the 24k recipes. As there,
+stem and res2 are frozen (detectron2's FREEZE_AT 2) and nothing is re-estimated before an evaluation. It needs
 pretrained weights: with frozen norms of random weights the losses are not finite (facebookresearch/moco issue
 40). Not run at full length here.
 """

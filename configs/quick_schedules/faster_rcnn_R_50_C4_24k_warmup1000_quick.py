@@ -1,6 +1,7 @@
 """CPU-sized twin of configs/PascalVOC-Detection/faster_rcnn_R_50_C4_24k_warmup1000.py: 10 iterations.
 
-tools/lazyconfig_train_net.py --config-file configs/quick_schedules/faster_rcnn_R_50_C4_24k_warmup1000_quick.py
+tools/lazyconfig_train_net.py \\
+    --config-file configs/quick_schedules/faster_rcnn_R_50_C4_24k_warmup1000_quick.py
 
 VOC is not at hand everywhere, so the boxes of `coral` stand in, with COCO's AP.
 """

@@ -1,7 +1,7 @@
 """Instance AP of Cityscapes through the authors' scripts (cityscapesscripts), as plain floats.
 
-"The Cityscapes Dataset for Semantic Urban Scene Understanding" (https://arxiv.org/abs/1604.01685), section 4.2;
-https://github.com/mcordts/cityscapesScripts, evaluation/evalInstanceLevelSemanticLabeling.py.
+"The Cityscapes Dataset for Semantic Urban Scene Understanding" (https://arxiv.org/abs/1604.01685), section
+4.2; https://github.com/mcordts/cityscapesScripts, evaluation/evalInstanceLevelSemanticLabeling.py.
 """
 
 import copy
@@ -58,8 +58,8 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesEvaluator):
                 )
         if comm.get_local_size() != comm.get_world_size():
             raise ConfigError(
-                f"evaluator of {dataset_name}: Cityscapes is evaluated on one machine. Train on one, or train "
-                "without dataloader.evaluator and evaluate with --eval-only on one."
+                f"evaluator of {dataset_name}: Cityscapes is evaluated on one machine. Train on one, or "
+                "train without dataloader.evaluator and evaluate with --eval-only on one."
             )
         super().__init__(dataset_name)
         self._truth = sorted(glob(os.path.join(metadata.gt_dir, "*", f"*{GROUND_TRUTH}")))
@@ -108,8 +108,8 @@ class CityscapesInstanceEvaluator(Detectron2CityscapesEvaluator):
         path = os.path.join(self._temp_dir, f"{image}_leftImg8bit_pred.txt")
         if not os.path.exists(path):
             raise DataError(
-                f"evaluator of {self._metadata.name}: {truth} is ground truth, but its image was not among those "
-                "that dataloader.test gave. Cityscapes' AP is of all images below gt_dir: test on the same set."
+                f"evaluator of {self._metadata.name}: {truth} is ground truth, but its image was not among "
+                "those that dataloader.test gave. Cityscapes' AP is of all images below gt_dir: test on them."
             )
         return path
 
@@ -118,7 +118,7 @@ def _score(truth: list[str], predictions: list[str], folder: str) -> dict:
     """The scripts' `evaluateImgLists` without its prints and its matches.json in the working directory."""
     api = _load_api()
     api.setInstanceLabels(api.args)
-    args = copy.copy(api.args)  # a module's global, read by its functions' callers
+    args = copy.copy(api.args)
     args.predictionPath = os.path.abspath(folder)
     args.gtInstancesFile = os.path.join(folder, "gtInstances.json")
     args.quiet = True

@@ -93,10 +93,11 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             found = len(annotation.get("keypoints", ())) // 3
             if found != expected:
                 raise ConfigError(
-                    f"evaluator of {self._metadata.name}: task 'keypoints' needs {expected} keypoints in every "
-                    f"annotation of {self._metadata.json_file}; annotation {annotation.get('id')} has {found}. "
-                    "Use a keypoint data set (keypoints_coco_2017_val), give evaluator.keypoint_sigmas one "
-                    'number per keypoint, or take "keypoints" out of evaluator.tasks.'
+                    f"evaluator of {self._metadata.name}: task 'keypoints' needs {expected} keypoints in "
+                    f"each annotation of {self._metadata.json_file}; number {annotation.get('id')} has "
+                    f"{found}. Use a keypoint data set (keypoints_coco_2017_val), give "
+                    'evaluator.keypoint_sigmas one number per keypoint, or take "keypoints" out of '
+                    "evaluator.tasks."
                 )
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list | None = None) -> None:

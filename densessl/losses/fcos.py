@@ -1,7 +1,7 @@
 """Box overlap and centre-ness of FCOS, on distances from a point to the four sides of a box.
 
-"FCOS: A Simple and Strong Anchor-free Object Detector" (https://arxiv.org/abs/2006.09214), section 2; authors'
-code aim-uofa/AdelaiDet, adet/utils/comm.py (`compute_ious`) and adet/modeling/fcos/fcos_outputs.py
+"FCOS: A Simple and Strong Anchor-free Object Detector" (https://arxiv.org/abs/2006.09214), section 2;
+authors' code aim-uofa/AdelaiDet, adet/utils/comm.py (`compute_ious`) and adet/modeling/fcos/fcos_outputs.py
 (`compute_ctrness_targets`). Letters: P points; distances (left, top, right, bottom) >= 0 in strides.
 """
 

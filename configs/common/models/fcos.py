@@ -1,8 +1,8 @@
 """FCOS, ResNet-50 and feature pyramid (P3 to P7), in its authors' form, as DenseCL is compared on it.
 
 detectron2's tree (P6 and P7 read P5; 4 + 4 convolutions with GN) with: our trunk (stride in the 3x3
-convolution, nothing frozen, SyncBN), SyncBN after every convolution of the pyramid, the authors' head, targets,
-losses and scores, RGB input with ImageNet statistics.
+convolution, nothing frozen, SyncBN), SyncBN after every convolution of the pyramid, the authors' head,
+targets, losses and scores, RGB input with ImageNet statistics.
 Source: AdelaiDet configs/DenseCL/FCOS_R50_1x.yaml, FCOS_R50_1x_DenseCL.yaml, adet/config/defaults.py.
 """
 

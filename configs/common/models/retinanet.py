@@ -1,8 +1,8 @@
 """RetinaNet, ResNet-50 and feature pyramid (P3 to P7), as self-supervised trunks are compared on it.
 
 detectron2's tree with: our trunk (stride in the 3x3 convolution, nothing frozen, SyncBN), SyncBN after every
-convolution of the pyramid (P6 and P7, which read res5, have none), RGB input with ImageNet statistics, and the
-class that resumes exactly.
+convolution of the pyramid (P6 and P7, which read res5, have none), RGB input with ImageNet statistics, and
+the class that resumes exactly.
 Source: mmselfsup configs/benchmarks/detectron2/Base-RetinaNet.yaml, coco_R_50_RetinaNet_1x.yaml.
 """
 
