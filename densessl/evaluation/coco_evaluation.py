@@ -88,9 +88,9 @@ class COCOEvaluator(Detectron2COCOEvaluator):
 
     def _check_keypoints(self) -> None:
         """Refuses a data set whose annotations COCOeval would fail on, after the training."""
-        expected = len(self._kpt_oks_sigmas) or COCO_KEYPOINTS
+        expected = self._num_keypoints()
         for annotation in self._coco_api.anns.values():
-            found = len(annotation.get("keypoints", ())) // 3
+            found = _keypoints_in(annotation)
             if found != expected:
                 raise ConfigError(
                     f"evaluator of {self._metadata.name}: task 'keypoints' needs {expected} keypoints in "
@@ -115,6 +115,9 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             evaluation = self._run_engine(detections, task, img_ids) if detections else None
             self._results[task] = self._derive_coco_results(evaluation, task)
 
+    def _num_keypoints(self) -> int:
+        return len(self._kpt_oks_sigmas) or COCO_KEYPOINTS
+
     def _to_dataset_categories(self, detections: list[dict]) -> None:
         """Replaces contiguous class indices by the data set's category ids, in place."""
         mapping = self._metadata.thing_dataset_id_to_contiguous_id
@@ -137,6 +140,11 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         evaluation = COCOeval_faster(self._coco_api, found, task, print_function=_no_print)
         if task != "keypoints":
             evaluation.params.maxDets = self._max_dets_per_image
+        elif _keypoints_in(detections[0]) != self._num_keypoints():
+            raise ConfigError(
+                f"the model predicted {_keypoints_in(detections[0])} keypoints, but {self._metadata.name} "
+                f"has {self._num_keypoints()}: set model.roi_heads.keypoint_head.num_keypoints to that number."
+            )
         elif self._kpt_oks_sigmas:
             evaluation.params.kpt_oks_sigmas = np.array(self._kpt_oks_sigmas)
         if img_ids is not None:
@@ -167,6 +175,11 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         known = {name: 100.0 * value for name, value in values.items() if math.isfinite(value) and value >= 0}
         logger.info("%s on %s:\n%s", iou_type, self._metadata.name, results_table(known, names))
         return known
+
+
+def _keypoints_in(annotation: Mapping) -> int:
+    """How many keypoints a COCO annotation or result has: x, y and a third number for each."""
+    return len(annotation.get("keypoints", ())) // 3
 
 
 def _no_print(*_: object) -> None:

@@ -103,7 +103,7 @@ def write_keypoints(root: Path, images: int = 6, size: tuple[int, int] = (128, 9
 
 def person(rng: np.random.Generator, number: int, image_id: int, size: tuple[int, int]) -> dict:
     """An annotation: a box, and keypoints in it at whole pixels, a fifth of them not labelled."""
-    width, height = rng.uniform(0.25, 0.9, 2) * size
+    width, height = rng.uniform(0.15, 0.8, 2) * size
     x, y = rng.uniform(0, 1, 2) * (size[0] - width, size[1] - height)
     places = np.floor(rng.uniform(0, 1, (17, 2)) * (width, height) + (x, y))
     visible = rng.choice([0, 1, 2], 17, p=[0.2, 0.2, 0.6])
