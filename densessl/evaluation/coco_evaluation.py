@@ -143,7 +143,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         elif _keypoints_in(detections[0]) != self._num_keypoints():
             raise ConfigError(
                 f"the model predicted {_keypoints_in(detections[0])} keypoints, but {self._metadata.name} "
-                f"has {self._num_keypoints()}: set model.roi_heads.keypoint_head.num_keypoints to that number."
+                f"has {self._num_keypoints()}: set model.roi_heads.keypoint_head.num_keypoints to that."
             )
         elif self._kpt_oks_sigmas:
             evaluation.params.kpt_oks_sigmas = np.array(self._kpt_oks_sigmas)
