@@ -34,11 +34,11 @@ class ResumableRetinaNet(RetinaNet):
         self._pending: list[Tensor] = []
 
     def _ema_update(self, name: str, value: float, initial_value: float, momentum: float = 0.9) -> Tensor:
-        """The normaliser that counts this batch in; stored by `after_optimizer_step`."""
+        """The normaliser with this batch's count; stored by `after_optimizer_step`."""
         count = torch.tensor(value, dtype=torch.float64, device=self.loss_normalizer.device)
         new = self.loss_normalizer * momentum + rank_mean(count) * (1 - momentum)
         self._pending.append(new)
-        return new
+        return new.float()  # a float64 tensor would make the losses float64
 
     def after_optimizer_step(self, skip: Tensor | None = None) -> None:
         """Stores the normaliser of the step.
