@@ -33,6 +33,11 @@ RECIPES = [
         for head in ("2fc", "4conv1fc")
     ),
     "PascalVOC-Detection/faster_rcnn_R_50_C4_24k",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x",
+    "COCO-Detection/retinanet_R_50_FPN_1x",
+    "COCO-Detection/fcos_R_50_FPN_1x",
+    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_2x",
+    "Cityscapes/mask_rcnn_R_50_FPN_24k",
 ]
 
 
