@@ -4,7 +4,7 @@
 
 VISSL's older protocol: configs/config/benchmark/object_detection/voc0712/iccv19/
 rn50_transfer_voc0712_detectron2_e2e.yaml. Its numbers do not compare with those of the 24k recipes.
-As there, stem and res2 are frozen (detectron2's FREEZE_AT 2) and nothing is re-estimated before an evaluation.
+As there, stem and res2 are frozen (FREEZE_AT 2) and nothing is re-estimated before an evaluation.
 It needs pretrained weights: from random ones activations grow from block to frozen block. Frozen norms at lr
 0.02 gave NaN to a user of MoCo's weights (facebookresearch/moco issue 40); VISSL's file for PIRL and NPID
 (voc0712/pirl_npid) has lr 0.002 and a warm-up of 1000. Not run at full length here.
