@@ -5,6 +5,7 @@ from densessl.modeling.meta_arch.image_classifier import ImageClassifier, Pooled
 from densessl.modeling.meta_arch.linear_classifier import LinearClassifier, MultiStageClassifier
 from densessl.modeling.meta_arch.moco import MoCo
 from densessl.modeling.meta_arch.simsiam import SimSiam
+from densessl.modeling.meta_arch.solov2 import SOLOv2
 
 __all__ = [
     "DenseCL",
@@ -15,3 +16,4 @@ __all__ = [
     "PooledFeatures",
     "SimSiam",
 ]
+__all__ = ["DenseCL", "MoCo", "SimSiam", "SOLOv2"]
