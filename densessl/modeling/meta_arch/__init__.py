@@ -14,6 +14,6 @@ __all__ = [
     "MoCo",
     "MultiStageClassifier",
     "PooledFeatures",
+    "SOLOv2",
     "SimSiam",
 ]
-__all__ = ["DenseCL", "MoCo", "SimSiam", "SOLOv2"]
