@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from densessl.data.datasets.sample_writer import CocoWriter, mask_to_rle
 from densessl.errors import ConfigError
 from densessl.evaluation.coco_evaluation import COCOEvaluator
+from densessl.losses.dice import dice_loss
 from densessl.modeling.heads import SOLOv2InstanceHead, SOLOv2MaskHead
 from densessl.modeling.heads.solov2 import split_levels, with_coordinates
 from densessl.modeling.meta_arch import SOLOv2
@@ -105,14 +106,23 @@ def test_losses_of_a_batch_from_those_of_its_images():
     assert_close(weighted["loss_mask"], 0.5 * one["loss_mask"])
 
 
-def test_losses_stay_in_float32_under_autocast():
+def test_losses_stay_in_float32_under_autocast(monkeypatch):
     model = small_solov2()
     expected = losses_of(model, scenes())
+    seen = []
+
+    def spy(prediction, target):
+        seen.append(prediction.dtype)
+        return dice_loss(prediction, target)
+
+    # a sigmoid in bfloat16 would have two digits
+    monkeypatch.setattr("densessl.modeling.meta_arch.solov2.dice_loss", spy)
     with torch.autocast("cpu", torch.bfloat16):
         losses = model.train()(scenes())
     for name, value in losses.items():
         assert value.dtype == torch.float32
         assert_close(value, expected[name], rtol=0.03, atol=0.0)
+    assert seen == [torch.float32] * 2
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
