@@ -34,8 +34,9 @@ class SOLOv2(nn.Module):
 
     Differences from the authors' code: a batch without objects trains (its mask loss is 0, where theirs
     fails); and with several processes both losses are divided by the positives of all of them, so that the
-    loss does not depend on how images are spread over GPUs (`normalize_over_ranks`). Those of the targets
-    and of the inference are listed in `solov2_targets` and `solov2_inference`.
+    loss does not depend on how images are spread over GPUs (`normalize_over_ranks`); micro-batches of one
+    step have normalisers of their own. Those of the targets and of the inference are listed in
+    `solov2_targets` and `solov2_inference`.
 
     Args:
         backbone: pyramid of maps with strides 4 to 64, each half as large as the one before.
