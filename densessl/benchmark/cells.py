@@ -12,7 +12,8 @@ from densessl.checkpoint.files import FINAL
 
 PRETRAIN = "pretrain"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./+@~-]+")
+# has a slash: a word or number alone could be read as a truth value, null or a number
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_.+@~-]*/[A-Za-z0-9_./+@~-]*")
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def is_name(text: str) -> bool:
 
 
 def assignment(key: str, value: str) -> str:
-    """`key=value` in Hydra's grammar, quoted unless it is letters, digits and `_./+@~-` only."""
-    if _PLAIN_VALUE.fullmatch(value):
+    """`key=value` in Hydra's grammar, quoted unless it is a path of plain characters."""
+    if _PLAIN_PATH.fullmatch(value):
         return f"{key}={value}"
     escaped = value.replace('"', '\\"')
     return f'{key}="{escaped}"'
