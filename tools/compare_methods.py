@@ -78,6 +78,10 @@ def main() -> None:
         comparison.check_data(checks.check_leaks(cells, configs, progress), output)
 
     def report() -> tables.Result:
+        entries = collect(cells, output)
+        notes = comparison.notes(suite, output, all_trials=args.tune)
+        if args.tune:
+            notes.append(comparison.trials_table(suite, entries))
         present = suite.baseline in {method.name for method in suite.methods}
         result = tables.Result(
             title=suite.title + (", smoke test (--tiny): the numbers mean nothing" if args.tiny else ""),
@@ -85,10 +89,10 @@ def main() -> None:
             date=date.today().isoformat(),
             seeds=(suite.tuning_seed,) if args.tune else tuple(range(args.seeds)),
             titles={task.name: task.title for task in suite.tasks},
-            entries=collect(cells, output),
+            entries=entries,
             baseline=suite.baseline if present and len(suite.methods) > 1 and not args.tune else "",
             strangers=strangers(cells, output),
-            notes=comparison.notes(suite, output, all_trials=args.tune),
+            notes=notes,
             facts=comparison.facts(suite, output),
         )
         written = [*tables.write(result, output), *plots.write_plots(result, output)]

@@ -69,6 +69,7 @@ suite = dict(
             "optimizer.weight_decay",
         ],
     ),
+    select=dict(task="mask_rcnn", metric="segm/AP"),  # what --tune judges trials by
     tuning_seed=1000,
     tiny=dict(
         pretrain=[

@@ -1,13 +1,15 @@
 """What a comparison of methods adds to a table: its data and its hyper-parameters."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from densessl.benchmark.collect import Entry, values
 from densessl.benchmark.plan import trial_row
 from densessl.benchmark.suites import Comparison, Trial
-from densessl.benchmark.tables import table
+from densessl.benchmark.tables import metric_title, table
 from densessl.checkpoint.compare import tree_differences
 from densessl.errors import DataError
 
@@ -66,6 +68,22 @@ def notes(suite: Comparison, output: Path, all_trials: bool = False) -> list[str
         f"{', '.join(suite.same_downstream)} of the fine-tuning; seed by seed the initial trunk.",
         f"Hyper-parameters:\n\n{table(['', 'settings', 'trial', 'tuning'], rows)}",
     ]
+
+
+def trials_table(suite: Comparison, entries: Sequence[Entry]) -> str:
+    """What each trial of each method reached, and the best; a method with a missing trial has no best."""
+    task, metric = suite.select
+    count = len(suite.methods[0].trials)
+    rows = []
+    for method in suite.methods:
+        reached = [
+            values(entries, task, trial_row(method, i), metric).get(suite.tuning_seed) for i in range(count)
+        ]
+        complete = None not in reached
+        best = str(reached.index(max(reached))) if complete else "incomplete"
+        rows.append([method.name, *("none" if v is None else f"{v:.2f}" for v in reached), best])
+    head = ["", *(f"trial {i}" for i in range(count)), "best"]
+    return f"Trials, {metric_title(metric)} of {task}, seed {suite.tuning_seed}:\n\n{table(head, rows)}"
 
 
 def facts(suite: Comparison, output: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ are other pictures to it. Two steps:
 
 Measured on the 100 tiles of `coral` and 15 photographs of scikit-image: 34 bits at least between different
 pictures (6555 pairs); 10 at most between a picture and its copies (JPEG quality 10, half size, 100 x 80
-pixels, 10 % brighter), with thumbnails 21 levels apart at most. With 10 pixels cut off each side, 110 of the
-115 were found at a limit of 12 levels.
+pixels, 10 % brighter), with thumbnails 21 levels apart at most. On `cutpaste` 30 at least between training
+and validation pictures (18,000 pairs), 23 between training pictures, which share backgrounds (44,850 pairs).
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ import numpy as np
 from densessl.data.decode import decode_image
 from densessl.errors import DataError
 
-MAX_BITS = 20
+MAX_BITS = 16
 MAX_LEVELS = 24.0
 _BLOCK = 4096  # pairs of hashes compared at once: _BLOCK x validation images
 _BITS = np.array([bin(value).count("1") for value in range(256)], np.uint8)

@@ -78,6 +78,7 @@ class Comparison:
         tasks: the fine-tunings.
         baseline: method that the others are compared with.
         same_pretrain, same_downstream: config keys that must be equal in all methods.
+        select: task and metric by which the trials of a method are judged; greater is better.
         pretrain, downstream: overrides of all pretrainings and fine-tunings (those of `tiny`).
         tuning_seed: of the trials; no seed of a table.
     """
@@ -90,6 +91,7 @@ class Comparison:
     baseline: str
     same_pretrain: tuple[str, ...]
     same_downstream: tuple[str, ...]
+    select: tuple[str, str]
     pretrain: tuple[str, ...] = ()
     downstream: tuple[str, ...] = ()
     tuning_seed: int = field(default=1000)
@@ -132,23 +134,29 @@ def read_comparison(name: str, tiny: bool = False) -> Comparison:
         known = sorted(path.stem for path in folder.glob("*.py") if path.stem != "transfer")
         raise ConfigError(f"--suite {name}: there is no file {file}.{nearest(file.stem, known)}")
     content = _load(file, "suite")
-    required = {"title", "data", "methods", "tasks", "baseline", "same", "tiny"}
+    required = {"title", "data", "methods", "tasks", "baseline", "same", "select", "tiny"}
     _check_keys(content, required, {"tuning_seed"}, f"{file}: suite")
+    _check_keys(content["select"], {"task", "metric"}, set(), f"{file}: suite.select")
     for part in ("same", "tiny"):
         _check_keys(content[part], {"pretrain", "downstream"}, set(), f"{file}: suite.{part}")
     methods = tuple(_method(key, value, file) for key, value in content["methods"].items())
     _check_trials(methods, file)
     if content["baseline"] not in content["methods"]:
         raise ConfigError(f"{file}: suite.baseline {content['baseline']!r} is none of the methods.")
+    tasks = tuple(_task(key, value, file) for key, value in content["tasks"].items())
+    select = (content["select"]["task"], content["select"]["metric"])
+    if select not in [(task.name, metric) for task in tasks for metric in task.metrics]:
+        raise ConfigError(f"{file}: suite.select {' '.join(select)} is no result of its tasks.")
     return Comparison(
         name=file.stem,
         title=content["title"],
         data=content["data"],
         methods=methods,
-        tasks=tuple(_task(key, value, file) for key, value in content["tasks"].items()),
+        tasks=tasks,
         baseline=content["baseline"],
         same_pretrain=tuple(content["same"]["pretrain"]),
         same_downstream=tuple(content["same"]["downstream"]),
+        select=select,
         pretrain=tuple(content["tiny"]["pretrain"]) if tiny else (),
         downstream=tuple(content["tiny"]["downstream"]) if tiny else (),
         tuning_seed=content.get("tuning_seed", 1000),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from densessl.benchmark import checks, comparison
 from densessl.benchmark.cells import PRETRAIN, Cell
+from densessl.benchmark.collect import Entry
 from densessl.benchmark.plan import plan_comparison
 from densessl.benchmark.suites import read_comparison
 from densessl.data.datasets.subset import labelled_subset
@@ -208,6 +209,19 @@ def test_notes_say_what_was_tuned_and_what_was_not(suite, tmp_path):
     assert "not opened yet" in text
     everything = "\n".join(comparison.notes(suite, tmp_path, all_trials=True))
     assert all(f"| {m.name}-trial{i} |" in everything for m in suite.methods for i in range(4))
+
+
+def test_the_best_trial_is_named_only_when_all_have_run(suite):
+    def entry(row, value):
+        cell = Cell(row, "mask_rcnn", 1000, "c.py", metrics=("segm/AP",))
+        return Entry(cell, "finished", {} if value is None else {"segm/AP": value})
+
+    reached = {"scratch": (1.0, 4.0, 3.0, 2.0), "simsiam": (5.0, None, 6.0, 7.0)}
+    entries = [entry(f"{name}-trial{i}", v) for name, values in reached.items() for i, v in enumerate(values)]
+    text = comparison.trials_table(suite, entries)
+    assert "Trials, mask AP of mask_rcnn, seed 1000:" in text
+    assert "| scratch | 1.00 | 4.00 | 3.00 | 2.00 | 1 |" in text
+    assert "| simsiam | 5.00 | none | 6.00 | 7.00 | incomplete |" in text
 
 
 def test_labelled_subset_is_spread_and_fixed():

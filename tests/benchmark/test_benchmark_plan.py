@@ -32,6 +32,7 @@ suite = dict(
     tasks=dict(boxes=dict(title="b", config="benchmarks/mini/mask_rcnn_R_18.py", metrics=["bbox/AP"])),
     same=dict(pretrain=["dataloader"], downstream=["model"]),
     tiny=dict(pretrain=["train.max_iter=2"], downstream=["train.max_iter=4"]),
+    select=dict(task="boxes", metric="bbox/AP"),
     tuning_seed=77,
 )
 """
@@ -99,6 +100,7 @@ def test_tuning_plan_runs_every_trial_with_its_own_seed(tmp_path):
         (", dict()]", "]", r"different numbers of trials \(scratch 1, dense 2\)"),
         ("chosen=1", "chosen=2", "chosen=2 is none of its 2 trials"),
         ('data="build it", ', "", "lacks data"),
+        ('metric="bbox/AP"', 'metric="segm/AP"', "select boxes segm/AP is no result of its tasks"),
         ("tuning_seed", "tunig_seed", "unknown tunig_seed"),
         ("densecl_R_18", "densecl_R_19", "no config file .*densecl_R_19"),
         ("boxes=dict", "pretrain=dict", "task 'pretrain'"),
