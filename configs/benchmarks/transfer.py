@@ -46,6 +46,11 @@ tasks = dict(
         config=f"{_COCO}/mask_rcnn_R_50_FPN_2x_4conv1fc.py",
         metrics=[*_BOX, *_MASK],
     ),
+    coco_10pct=dict(
+        title="Mask R-CNN R50-FPN, a tenth of COCO's labels",
+        config=f"{_COCO}/mask_rcnn_R_50_FPN_10pct_4conv1fc.py",
+        metrics=[*_BOX, *_MASK],
+    ),
     c4_1x=dict(
         title="Mask R-CNN R50-C4, COCO, 1x",
         config=f"{_COCO}/mask_rcnn_R_50_C4_1x.py",

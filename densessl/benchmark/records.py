@@ -39,7 +39,7 @@ FREE_KEYS = (
 @dataclass
 class Record:
     """Attributes:
-    command: the last one, as a list of words.
+    command: the last one that trained, as a list of words.
     attempts: how often it was started.
     seconds: running time of all attempts together.
     exit_status: of the last attempt; None while it runs, or after the runner was killed.

@@ -124,7 +124,9 @@ def _run_cell(
     command = trainer.evaluate(cell, output) if evaluate else trainer.train(cell, output)
     verb = "evaluating" if evaluate else ("resuming" if record.attempts else "training")
     progress(f"{head}: {verb}, log in {folder / LOG}")
-    record.command, record.attempts = command, record.attempts + 1
+    record.attempts += 1
+    if not evaluate:
+        record.command = command
     record.weights = weights_of(cell, output)
     record.machine, record.date = machine, date.today().isoformat()
     record.exit_status, record.tail = None, []

@@ -15,6 +15,6 @@ from ...quickstart.mask_rcnn_R_18_cutpaste_random import dataloader, lr_multipli
 dataloader.train.dataset = L(labelled_subset)(names="cutpaste_train", count=200)
 dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = 4
-train.max_iter = 600
+train.max_iter = 400
 train.checkpointer.period = 200
 train.output_dir = "output/benchmarks/mask_rcnn_R_18"
