@@ -1,7 +1,8 @@
 """What can be known to be wrong with a benchmark before its first run."""
 
+import contextlib
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -141,18 +142,13 @@ def task_keys(
     return {cell.task: pretrain if cell.task == PRETRAIN else downstream for cell in cells}
 
 
-class _named:
+@contextlib.contextmanager
+def _named(cell: Cell) -> Iterator[None]:
     """Puts a cell's name before the message of an error."""
-
-    def __init__(self, cell: Cell):
-        self.cell = cell
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DensesslError):
-            raise type(error)(f"{self.cell.row} in {self.cell.task}: {error}") from error
+    try:
+        yield
+    except DensesslError as error:
+        raise type(error)(f"{cell.row} in {cell.task}: {error}") from error
 
 
 def _opened(node: DictConfig) -> tuple[str, object]:
