@@ -10,7 +10,6 @@ after an interruption: finished runs are recognised, the others resume. Tasks: c
 """
 
 import argparse
-import shlex
 import sys
 from datetime import date
 from pathlib import Path
@@ -104,6 +103,7 @@ def main() -> None:
         checks.check_weights(cells, configs, progress)
 
     def report() -> tables.Result:
+        told = ", ".join(f"{name} from {path or 'random weights'}" for name, path in starts.items())
         result = tables.Result(
             title="Transfer benchmark",
             command=shell(["python", *sys.argv]),
@@ -113,9 +113,7 @@ def main() -> None:
             entries=collect(cells, output),
             baseline=baseline if len(starts) > 1 else "",
             strangers=strangers(cells, output),
-            notes=[
-                f"Starts: {', '.join(f'{n} = {shlex.quote(p) if p else p!r}' for n, p in starts.items())}."
-            ],
+            notes=[f"Starts: {told}."],
             facts={"starts": starts},
         )
         progress(f"wrote {', '.join(map(str, tables.write(result, output)))}")
