@@ -173,7 +173,7 @@ def _differences(result: Result, task: str) -> str:
         return ""
     note = (
         f"Difference to {result.baseline}, paired by seed: mean ± standard deviation of the differences, and "
-        "the 95 % interval of their mean (Student's t). One that holds 0 leaves it open if there is any."
+        "the 95 % interval of their mean (Student's t). If it holds 0, there may be none."
     )
     return f"{note}\n\n{table(['', *map(metric_title, metrics)], rows)}"
 
