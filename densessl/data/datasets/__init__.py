@@ -1,4 +1,4 @@
-"""Names of data sets: `builtin` (images without labels) and `sample` (what datasets/prepare_*.py builds)."""
+"""Names of data sets: `builtin` (images without labels), `sample` (built by datasets/prepare_*.py), `lvis`."""
 
 
 def register_datasets() -> None:
@@ -7,4 +7,5 @@ def register_datasets() -> None:
     detectron2 registers its own (COCO, LVIS, VOC, Cityscapes) when `detectron2.data` is imported.
     """
     import densessl.data.datasets.builtin
+    import densessl.data.datasets.lvis
     import densessl.data.datasets.sample  # noqa: F401
