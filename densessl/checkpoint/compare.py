@@ -15,6 +15,7 @@ import torch
 RESULT_KEYS = (
     "model",
     "dataloader.train.mapper",
+    "dataloader.train.repeat_threshold",
     "train.seed",
     "train.accumulate",
     "train.amp",

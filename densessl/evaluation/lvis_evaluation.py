@@ -38,8 +38,8 @@ class LVISEvaluator(COCOEvaluator):
       out; unmatched detections of its `not_exhaustive_category_ids` are no false positives.
     - APr, APc, APf are means over the rare, common and frequent classes, as the annotation file says.
 
-    Results are `{"bbox": {...}, "segm": {...}}` with AP, AP50, AP75, APs, APm, APl, APr, APc, APf; plain floats
-    from 0 to 100. A metric without a value is left out and logged as n/a, as in `COCOEvaluator`.
+    Results are `{"bbox": {...}, "segm": {...}}` with AP, AP50, AP75, APs, APm, APl, APr, APc, APf; plain
+    floats from 0 to 100. A metric without a value is left out and logged as n/a, as in `COCOEvaluator`.
 
     Difference from lvis-api: a matched annotation counts as matched whatever its id; there the id 0 counts as
     "not matched" (LVIS itself has no id 0).

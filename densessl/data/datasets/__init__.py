@@ -1,4 +1,4 @@
-"""Names of data sets: `builtin` (images without labels), `sample` (built by datasets/prepare_*.py), `lvis`."""
+"""Names of data sets: `builtin` (images only), `sample` (built by datasets/prepare_*.py), `lvis`."""
 
 
 def register_datasets() -> None:

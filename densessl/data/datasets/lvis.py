@@ -1,4 +1,4 @@
-"""LVIS annotations as detectron2 records, without the `lvis` package, which does not run on numpy 1.24 and later.
+"""LVIS annotations as detectron2 records, without the `lvis` package, which does not run on numpy 2.
 
 Gupta et al., LVIS, https://arxiv.org/abs/1908.03195; fields: https://www.lvisdataset.org/dataset. On import,
 detectron2's names lvis_v1_* get this loader; detectron2's own needs that package.
@@ -97,8 +97,8 @@ def _instance(annotation: dict, contiguous: dict[int, int]) -> dict:
     polygons = annotation["segmentation"]
     if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
         raise DataError(
-            f"annotation {annotation['id']} of image {annotation['image_id']} has no valid polygon: each needs "
-            "at least three points. train.bad_annotations=drop leaves such annotations out."
+            f"annotation {annotation['id']} of image {annotation['image_id']} has no valid polygon: each "
+            "needs at least three points. train.bad_annotations=drop leaves such annotations out."
         )
     return {
         "bbox": annotation["bbox"],
