@@ -3,10 +3,10 @@
     python datasets/prepare_coco_subset.py --percent 10
     tools/lazyconfig_train_net.py --config-file <this> --num-gpus 8 train.init_checkpoint=PRETRAINED
 
-The semi-supervised comparison of DenseCL (section 4.2). Its data set is named in
-benchmarks/detection/train_net.py:13-14 (coco_2017_train_0.1), but neither the list of images nor the config was
-ever released (DenseCL issue 17): this is another 10 %, so figures do not compare exactly with the paper's. Other
-draws are coco_2017_train_10pct_seed1 to _seed4; other shares coco_2017_train_1pct, _2pct, _5pct.
+The semi-supervised comparison of the DenseCL paper. Its data set is named in the authors'
+benchmarks/detection/train_net.py:13-14 (coco_2017_train_0.1), but neither the list of images nor the config
+was ever released (DenseCL issue 17): this is another 10 %, so figures do not compare exactly with the
+paper's. Other draws: coco_2017_train_10pct_seed1 to _seed4; other shares: coco_2017_train_1pct, _2pct, _5pct.
 The schedule is the 1x of the whole set, 90k iterations or 122 passes over 11,829 images: our choice, the
 authors' is not known. Not run at full length here.
 """
