@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import load_script
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from omegaconf import OmegaConf
 
+from densessl.config import load_config
 from densessl.data.datasets.coco_subsets import draw_images, register_subsets, subset_suffix
 from densessl.engine.checks import check_datasets
 from densessl.errors import DataError
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 script = load_script("prepare_coco_subset")
 
 
@@ -97,8 +101,6 @@ def test_names_and_small_shares(source):
 
 
 def test_missing_lists_name_the_command(tmp_path, monkeypatch):
-    from omegaconf import OmegaConf
-
     from densessl.data.datasets import register_datasets
 
     register_datasets()
@@ -128,6 +130,25 @@ def test_a_built_list_loads_under_its_name(source, monkeypatch):
     assert MetadataCatalog.get("coco_2017_train_10pct").json_file == str(
         root / "coco/annotations/instances_train2017_10pct.json"
     )
+
+
+def test_the_ten_percent_recipe_is_the_1x_on_the_list():
+    def load(folder, name):
+        config = OmegaConf.to_container(load_config(str(CONFIGS / folder / name)))
+        return (
+            config,
+            config["dataloader"]["train"]["dataset"].pop("names"),
+            config["train"].pop("output_dir"),
+        )
+
+    folder = "COCO-InstanceSegmentation"
+    config, names, _ = load(folder, "mask_rcnn_R_50_FPN_10pct_4conv1fc.py")
+    full, full_names, _ = load(folder, "mask_rcnn_R_50_FPN_1x_4conv1fc.py")
+    assert (names, full_names) == ("coco_2017_train_10pct", "coco_2017_train")
+    assert config == full
+    twin, _, place = load("quick_schedules", "mask_rcnn_R_50_FPN_10pct_4conv1fc_quick.py")
+    assert place.endswith("10pct_4conv1fc")
+    assert twin == load("quick_schedules", "mask_rcnn_R_50_FPN_1x_4conv1fc_quick.py")[0]
 
 
 @pytest.mark.parametrize(
