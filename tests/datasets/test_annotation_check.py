@@ -322,7 +322,12 @@ def test_the_policy_of_the_config_is_used(register, tmp_path):
     with pytest.raises(DataError, match="boxes that leave their image"):
         check_datasets(cfg, ("train",))
     cfg.train.bad_annotations = "drop"
+    check_datasets(cfg, ("train",))
+    lines = (tmp_path / "run/bad_annotations.jsonl").read_text()
+    assert lines.count("\n") == 1
+    MetadataCatalog.get(name).__dict__["json_file"] = str(tmp_path / "0.json")  # as when the run is resumed
     check_datasets(cfg, ("train", "test"))
+    assert (tmp_path / "run/bad_annotations.jsonl").read_text() == lines
     assert MetadataCatalog.get(name).json_file == str(tmp_path / f"run/annotations/{name}.json")
 
 

@@ -155,11 +155,14 @@ class _Check:
         return self.output_dir / "annotations" / f"{self.name}.json"
 
     def _list(self, faults: Sequence[Fault]) -> None:
+        """Adds the faults to the run's list, once each, however often the run is resumed."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        with open(self.output_dir / FILE_NAME, "a") as stream:
-            for fault in faults:
-                line = {"data_set": self.name, "kind": fault.kind, "entry": fault.detail}
-                stream.write(json.dumps({**line, "left_out": self.policy == "drop"}) + "\n")
+        path = self.output_dir / FILE_NAME
+        lines = path.read_text().splitlines() if path.exists() else []
+        for fault in faults:
+            line = {"data_set": self.name, "kind": fault.kind, "entry": fault.detail}
+            lines.append(json.dumps({**line, "left_out": self.policy == "drop"}))
+        path.write_text("".join(f"{line}\n" for line in dict.fromkeys(lines)))
 
     def _check_rest(self, document: dict) -> None:
         """What is left must be enough to train or evaluate with."""
