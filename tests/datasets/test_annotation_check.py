@@ -187,6 +187,19 @@ def test_few_blemishes_as_in_coco_are_reported_only(register, tmp_path, monkeypa
         check_annotations(register(document), "raise", str(tmp_path), training=True)
 
 
+def test_minival_of_coco_2014_repeats_annotation_ids(tmp_path, register, monkeypatch):
+    document = sound_document()
+    document["annotations"][5]["id"] = 2
+    monkeypatch.setattr(annotation_check, "TOLERATED_SHARE", 1 / 12)
+    name = register(document)
+    with pytest.raises(DataError, match="ids that occur twice"):
+        check_annotations(name, "raise", str(tmp_path), training=False)
+    path = tmp_path / "instances_minival2014.json"
+    MetadataCatalog.get(name).__dict__["json_file"] = str(path)
+    path.write_text(json.dumps(document))
+    check_annotations(name, "raise", str(tmp_path), training=False)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
