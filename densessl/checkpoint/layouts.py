@@ -34,6 +34,7 @@ from densessl.checkpoint.tables import (
     NOT_IN_DETECTOR,
     OPENSELFSUP,
     PICIE_DECODER,
+    PROJECTION,
     QUEUES,
     RESNET,
     SWAV_HEADS,
@@ -53,6 +54,7 @@ class Layout:
         title: whose files these are.
         names: pairs (name in the file, name here), see `names.py`; the whole name, prefix included.
         marks: names that every file of the layout has (without a leading `module.`).
+        absent: names that no file of the layout has.
         beside: entries that such a file has at its top level beside the weights; `key=value` asks for a
             value.
         drops: everything else that such files hold.
@@ -72,6 +74,7 @@ class Layout:
     title: str
     names: Table
     marks: tuple[str, ...]
+    absent: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     drops: tuple[Drop, ...] = ()
     container: tuple[str, ...] = ()
@@ -220,7 +223,7 @@ LAYOUTS = (
         "PiCIE",
         (*_BACKBONE, *PICIE_DECODER),
         ("backbone.conv1.weight", "decoder.layer1.weight"),
-        ("classifier2_state_dict",),
+        beside=("classifier2_state_dict",),
         container=("state_dict",),
         wrapper="module.",
         writes="trunk and decoder only: the classifiers are not in other layouts",
@@ -252,7 +255,7 @@ LAYOUTS = (
         "MoCo official",
         under("encoder_q.", RESNET),
         ("encoder_q.conv1.weight", "encoder_q.layer1.0.conv1.weight"),
-        drops=(CLASSIFIER, MOMENTUM, QUEUES),
+        drops=(PROJECTION, MOMENTUM, QUEUES),
         container=("state_dict",),
         wrapper="module.",
         writes=_TRUNK_ONLY,
@@ -263,7 +266,7 @@ LAYOUTS = (
         "SimSiam official",
         under("encoder.", RESNET),
         ("encoder.conv1.weight", "encoder.layer1.0.conv1.weight"),
-        drops=(CLASSIFIER, Drop("predictor", r"predictor\..+", NOT_IN_DETECTOR)),
+        drops=(PROJECTION, Drop("predictor", r"predictor\..+", NOT_IN_DETECTOR)),
         container=("state_dict",),
         wrapper="module.",
         writes="the trunk only: projector and predictor cannot come from a trunk",
@@ -302,7 +305,7 @@ LAYOUTS = (
         "DenseCL extracted backbone",
         RESNET,
         ("conv1.weight", "layer1.0.conv1.weight"),
-        ("author=DenseCL",),
+        beside=("author=DenseCL",),
         drops=(CLASSIFIER,),
         container=("state_dict",),
         fields=(("author", "DenseCL"),),
@@ -313,7 +316,7 @@ LAYOUTS = (
         "mmselfsup extracted backbone",
         RESNET,
         ("conv1.weight", "layer1.0.conv1.weight"),
-        ("author=MMSelfSup",),
+        beside=("author=MMSelfSup",),
         drops=(CLASSIFIER,),
         container=("state_dict",),
         fields=(("author", "MMSelfSup"),),
@@ -338,12 +341,22 @@ LAYOUTS = (
         suffixes=(".safetensors", ".pth"),
     ),
     Layout(
-        "detectron2-fpn",
-        "detectron2 model with a feature pyramid",
+        "detectron2-picie",
+        "PiCIE with detectron2's names: laterals only, not the feature pyramid of a detector",
         (
             ("backbone.fpn_lateral{level}.{leaf}", "fpn_lateral{level}.{leaf}"),
             ("backbone.bottom_up.{trunk}", "{trunk}"),
         ),
+        ("backbone.bottom_up.stem.conv1.weight", "backbone.fpn_lateral5.bias"),
+        absent=("backbone.fpn_output5.weight",),
+        container=("model",),
+        fields=_EXACT_FIELDS,
+        suffixes=_PKL,
+    ),
+    Layout(
+        "detectron2-fpn",
+        "detectron2 model with a feature pyramid",
+        (("backbone.bottom_up.{trunk}", "{trunk}"),),
         ("backbone.bottom_up.stem.conv1.weight",),
         drops=DETECTRON2,
         container=("model",),

@@ -26,7 +26,8 @@ WRAPPER = "module."
 METADATA = "densessl"
 """Key under which converted files say how their weights are used."""
 CONVENTIONS = ("input_format", "pixel_mean", "pixel_std", "stride_in_1x1", "norm")
-_DETECTRON2 = ("detectron2-fpn", "vitdet", "detectron2-c4", "densessl", "detectron2")
+_OURS = ("detectron2-fpn", "vitdet", "detectron2-c4", "densessl", "detectron2")
+_DETECTRON2 = ("detectron2-picie", *_OURS)
 _VISSL = ("classy_state_dict", "base_model", "model", "trunk")
 
 
@@ -97,7 +98,7 @@ def recognise(content: Mapping[str, Any], path: str, layout: str | None = None) 
         found = BY_NAME[layout]
         _require_marks(found, plain, path)
     elif meta is not None and meta.get("format") == FORMAT:
-        found = next(BY_NAME[name] for name in _DETECTRON2 if _has_prefix(BY_NAME[name], plain))
+        found = next(BY_NAME[name] for name in _OURS if _has_prefix(BY_NAME[name], plain))
     else:
         found = next((entry for entry in LAYOUTS if _fits(entry, plain, content, author)), None)
     if found is None:
@@ -178,7 +179,7 @@ def _own_metadata(content: Mapping[str, Any], state: Mapping[str, Any]) -> Mappi
 
 
 def _fits(layout: Layout, names: Mapping[str, str], content: Mapping[str, Any], author: str | None) -> bool:
-    if not set(layout.marks) <= names.keys():
+    if not set(layout.marks) <= names.keys() or names.keys() & set(layout.absent):
         return False
     if layout.name in _DETECTRON2 and author == "Caffe2":  # its names would be renamed once more
         return False

@@ -105,6 +105,7 @@ CLASSIFIER = Drop(
     "classifier", r"((backbone|encoder(_[qk])?|_feature_blocks|0)\.)*fc\..+", "the trunk ends before it"
 )
 MOMENTUM = Drop("momentum encoder", r"encoder_k\..+", "a second trunk; the trained one is kept")
+PROJECTION = Drop("projection head", r"encoder(_q)?\.fc\..+", NOT_IN_DETECTOR)
 QUEUES = Drop("queues", r"queue2?(_ptr)?", NOT_IN_DETECTOR)
 NECK = Drop("projection heads", r"(encoder_q\.1|neck)\..+", NOT_IN_DETECTOR)
 QUERY_COPY = Drop(
