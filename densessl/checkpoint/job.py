@@ -10,7 +10,6 @@ from densessl.checkpoint.layouts import BY_NAME
 from densessl.checkpoint.locate import resolve_weights_path
 from densessl.checkpoint.reading import read_weights
 from densessl.checkpoint.recognise import Weights, recognise
-from densessl.checkpoint.verification import verify_conversion
 from densessl.checkpoint.writing import check_target, write_weights
 from densessl.errors import ConfigError
 
@@ -51,6 +50,9 @@ def convert_file(
         staged = os.path.join(folder, os.path.basename(target))
         size = write_weights(staged, BY_NAME[to], conversion.values, conversion.metadata)
         if verify is not None:
+            # Imported here: only a proof needs models.
+            from densessl.checkpoint.verification import verify_conversion
+
             say(str(verify_conversion(weights, staged, verify, model)))
         os.replace(staged, target)
     say(f"wrote {target} ({size:,} bytes)")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from densessl.checkpoint.files import atomic_write
+from densessl.checkpoint.files import TEMP_SUFFIX, atomic_write, sync_directory
 from densessl.checkpoint.layouts import Layout
 from densessl.checkpoint.recognise import METADATA
 from densessl.checkpoint.state import FORMAT, check_plain
@@ -68,8 +68,7 @@ def write_weights(
     check_plain(dict(metadata), METADATA)
     state = {name: _alone(tensor) for name, tensor in values.items()}
     if path.endswith(".safetensors"):
-        content = _safetensors_bytes(state, metadata)
-        return atomic_write(path, lambda file: file.write(content), REMEDY)[0]
+        return _write_safetensors(path, state, metadata)
     if path.endswith(".pkl"):
         content = _top_level(layout, {name: _array(name, t) for name, t in state.items()}, metadata)
         return atomic_write(path, lambda file: pickle.dump(content, file, protocol=4), REMEDY)[0]
@@ -110,9 +109,10 @@ def _top_level(layout: Layout, state: dict, metadata: Mapping[str, Any]) -> dict
     return {**content, **dict(layout.fields), METADATA: dict(metadata)}
 
 
-def _safetensors_bytes(state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
+def _write_safetensors(path: str, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> int:
     # Imported here: only this format needs the library.
-    from safetensors.torch import save
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     seen: set[int] = set()
     separate = {}
@@ -120,4 +120,15 @@ def _safetensors_bytes(state: Mapping[str, torch.Tensor], metadata: Mapping[str,
         pointer = tensor.untyped_storage().data_ptr()
         separate[name] = tensor.clone() if pointer in seen and tensor.numel() else tensor
         seen.add(pointer)
-    return save(separate, {"format": "pt", METADATA: json.dumps(metadata)})
+    temporary = (
+        path + TEMP_SUFFIX
+    )  # the library opens its file itself, and writes it without a copy in memory
+    try:
+        save_file(separate, temporary, {"format": "pt", METADATA: json.dumps(metadata)})
+        os.replace(temporary, path)
+        sync_directory(os.path.dirname(path))
+    except (SafetensorError, OSError) as error:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise CheckpointError(f"Cannot write {path}: {error}; {REMEDY}.") from error
+    return os.path.getsize(path)
