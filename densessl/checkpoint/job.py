@@ -11,7 +11,7 @@ from densessl.checkpoint.locate import resolve_weights_path
 from densessl.checkpoint.reading import read_weights
 from densessl.checkpoint.recognise import Weights, recognise
 from densessl.checkpoint.writing import check_target, write_weights
-from densessl.errors import ConfigError
+from densessl.errors import CheckpointError, ConfigError
 
 
 def convert_file(
@@ -46,7 +46,7 @@ def convert_file(
     conversion = plan_conversion(weights, BY_NAME[to], source)
     say(report(conversion))
     # beside the target, so that the last step is a rename
-    with tempfile.TemporaryDirectory(prefix=".densessl-", dir=os.path.dirname(target) or ".") as folder:
+    with _folder_beside(target) as folder:
         staged = os.path.join(folder, os.path.basename(target))
         size = write_weights(staged, BY_NAME[to], conversion.values, conversion.metadata)
         if verify is not None:
@@ -57,6 +57,13 @@ def convert_file(
         os.replace(staged, target)
     say(f"wrote {target} ({size:,} bytes)")
     return conversion
+
+
+def _folder_beside(target: str) -> tempfile.TemporaryDirectory:
+    try:
+        return tempfile.TemporaryDirectory(prefix=".densessl-", dir=os.path.dirname(target) or ".")
+    except OSError as error:
+        raise CheckpointError(f"Cannot write beside {target}: {error}; choose another OUT.") from error
 
 
 def _with_timm_statistics(weights: Weights, model: str) -> Weights:

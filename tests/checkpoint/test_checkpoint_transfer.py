@@ -368,6 +368,16 @@ def test_other_queue_size_is_refused(tmp_path, source):
         load_initial_weights(DensePretraining(queue=16), path)
 
 
+def test_another_head_size_is_refused(tmp_path):
+    source, target = C4Detector(extra_norm=False), C4Detector(extra_norm=False)
+    target.roi_heads.box_predictor = nn.Linear(2, 5)
+    path = save_ours(source, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=r"roi_heads\.box_predictor\.weight \(2, 2\) -> \(5, 2\)"):
+        load_initial_weights(target, path)
+    load_initial_weights(target, path, allow_partial=True)
+    assert trunk_equal(target.backbone.state_dict(), source.backbone.state_dict())
+
+
 def test_unknown_names_are_refused(tmp_path):
     torch.save({"foo.weight": torch.zeros(2)}, tmp_path / "m.pth")
     with pytest.raises(CheckpointError, match=r"its 1 tensors \(foo\.weight, \.\.\.\) belong to no layout"):

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from weight_files import contents, prefixed, small_trunk, to_detectron2, write
+from weight_files import AFFINE, contents, prefixed, small_trunk, to_caffe2, to_detectron2, write
 
 from densessl.checkpoint import writing
 from densessl.checkpoint.layouts import BY_NAME, LAYOUTS
@@ -253,6 +253,30 @@ def test_transformers_with_its_stride_in_the_first_convolution(tmp_path, capsys)
         assert not torch.allclose(build_trunk(weights)(image)["res5"], other, atol=1e-3)
 
 
+@pytest.mark.parametrize("network", ["group norm", "grouped", "folded"])
+def test_equal_features_of_other_norms_and_groups(tmp_path, capsys, network):
+    from torchvision import models
+
+    torch.manual_seed(2)
+    if network == "grouped":
+        state, expected = randomised(models.resnext50_32x4d()), "ResNeXt-50 32x4d"
+    elif network == "group norm":
+        model = models.resnet18(norm_layer=lambda channels: torch.nn.GroupNorm(32, channels))
+        state = {
+            n: t + 0.1 * torch.randn(t.shape) if t.dim() == 1 else t for n, t in model.state_dict().items()
+        }
+        expected = '"GN"'
+    else:
+        trunk = {n: t for n, t in randomised(models.resnet18()).items() if not n.startswith("fc.")}
+        state, expected = {to_caffe2(name, AFFINE): t for name, t in trunk.items()}, '"FrozenBN" only'
+        state.pop(None)
+    source = write(tmp_path / f"source{'.pkl' if network == 'folded' else '.pth'}", state)
+    convert(source, tmp_path / "o.pkl", "--to", "detectron2", "--verify")
+    out = capsys.readouterr().out
+    assert "verified against torchvision" in out
+    assert expected in out
+
+
 def test_torchvision_loads_what_was_written_strictly(tmp_path):
     from torchvision.models import resnet18
 
@@ -438,6 +462,13 @@ def test_wrong_paths_are_said_before_any_work(tmp_path, files):
             convert(given, target, "--to", "detectron2")
     with pytest.raises(CheckpointError, match="is no SwAV file"):
         convert(source, tmp_path / "o.pth", "--to", "detectron2", "--from", "swav")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, files, monkeypatch):
+    source = write(tmp_path / "source.pth", files["torchvision"])
+    monkeypatch.setattr(writing.os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(CheckpointError, match="of OUT cannot be written; choose another OUT"):
+        convert(source, tmp_path / "o.pth", "--to", "detectron2")
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, files, monkeypatch):

@@ -292,3 +292,45 @@ def test_nothing_of_a_plain_trunk_changes_the_function():
         "densecl_converted_detectron2_pkl_r50",
     ):
         assert not [name for name in golden(keys) if changes_function(name)]
+
+
+# ------------------------------------------------------------------ conventions that a file states
+
+
+def test_old_model_zoo_files_hold_their_pixel_statistics():
+    shapes = golden("densecl_target_detectron2_mask_rcnn_fpn_r50")
+    state = stand_ins(shapes)
+    state["pixel_mean"] = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)
+    state["pixel_std"] = torch.ones(3, 1, 1)
+    weights = recognise({"model": state, "__author__": "Detectron2 Model Zoo"}, "file")
+    assert weights.conventions["input_format"] == "BGR"
+    assert weights.conventions["pixel_std"] == [1.0, 1.0, 1.0]
+    assert weights.stated == "pixel_mean and pixel_std of the file"
+    assert not weights.unexplained
+    assert recognise({"model": stand_ins(shapes)}, "file").conventions is None
+
+
+@pytest.mark.parametrize("key", ["cfg", "config"])
+def test_caffe_style_of_openmmlab_is_in_its_config(key):
+    state = stand_ins({f"backbone.{n}": s for n, s in golden("densecl_extracted_backbone_r50").items()})
+    text = "model = dict(backbone=dict(type='ResNet', depth=50, style='{}'))"
+    content = {"state_dict": state, "meta": {key: text.format("caffe")}}
+    weights = recognise(content, "file")
+    assert (weights.conventions["input_format"], weights.conventions["stride_in_1x1"]) == ("BGR", True)
+    content["meta"] = {key: text.format("pytorch")}
+    assert recognise(content, "file").conventions["input_format"] == "RGB"
+
+
+def test_grouped_trunks_of_detectron():
+    """X-101-32x8d: stride in the 3x3 convolution and real deviations, unlike R-50 (detectron2's configs)."""
+    import torchvision
+    from weight_files import AFFINE, to_caffe2
+
+    with torch.device("meta"):
+        state = torchvision.models.resnext101_32x8d().state_dict()
+    names = {to_caffe2(n, AFFINE): t for n, t in state.items() if not n.startswith("fc.")}
+    names.pop(None)
+    conventions = recognise(names, "file").conventions
+    assert conventions["stride_in_1x1"] is False
+    assert conventions["pixel_std"] == [57.375, 57.12, 58.395]
+    assert conventions["norm"] == "affine"
