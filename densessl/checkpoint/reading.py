@@ -83,12 +83,15 @@ def read_weights(path: str, mmap: bool = False) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, or asks for code to be run.
     """
     verify(path)
-    if path.endswith(".safetensors"):
+    kind = _kind(path)
+    if kind == "safetensors":
         content = _read_safetensors(path)
-    elif _is_bare_pickle(path):
+    elif kind == "pickle":
         content = _read_pickle(path)
     else:
-        content = _torch_load(path, FOREIGN_SAFE_GLOBALS, mmap and _is_zip(path))
+        content = _torch_load(
+            path, FOREIGN_SAFE_GLOBALS, mmap and kind == "zip" and not path.endswith(".safetensors")
+        )
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, not a dict of tensors; save a model.state_dict()."
@@ -96,25 +99,29 @@ def read_weights(path: str, mmap: bool = False) -> dict[str, Any]:
     return content
 
 
-def _is_bare_pickle(path: str) -> bool:
-    """Whether a file is a pickle of its own, not one of torch's formats; judged by content, since published
-    files carry any suffix. Protocols 0 and 1 have no signature, there the suffix decides."""
+def _kind(path: str) -> str:
+    """ "zip" or "legacy" (torch), "pickle" or "safetensors"; judged by content, since published files carry
+    any suffix. Pickles of protocol 0 and 1 and broken files have no signature, there the suffix decides."""
     with open(path, "rb") as file:
         head = file.read(len(_LEGACY_TORCH))
-    if head == _LEGACY_TORCH or head.startswith(_ZIP):
-        return False
-    return head.startswith(pickle.PROTO) or path.endswith(".pkl")
-
-
-def _is_zip(path: str) -> bool:
-    with open(path, "rb") as file:
-        return file.read(4) == _ZIP
+    if head.startswith(_ZIP):
+        return "zip"
+    if head == _LEGACY_TORCH:
+        return "legacy"
+    if head.startswith(pickle.PROTO):
+        return "pickle"
+    # eight bytes for the length of a JSON header, then the header
+    if path.endswith(".safetensors") or head[8:9] == b"{":
+        return "safetensors"
+    return "pickle" if path.endswith(".pkl") else "legacy"
 
 
 def _torch_load(path: str, allowed: list, mmap: bool = False) -> Any:
     try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with torch.serialization.safe_globals(allowed), open(path, "rb") as file:
+            # torch judges a path by its ending (2.14 hands *.safetensors on), so the open file where possible
+            source = path if mmap else file
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         names = _offending_globals(path, str(error))
         if names:

@@ -289,11 +289,11 @@ def _config_beside(path: str) -> dict[str, Any]:
                 f"{path}: config.json beside it says downsample_in_first_stage, a stride in res2 that "
                 "detectron2's ResNet does not have. The weights cannot be used here."
             )
-    pixels = config.get("pretrained_cfg") or _read_json(os.path.join(folder, "preprocessor_config.json"))
-    for theirs, ours in (("mean", "pixel_mean"), ("std", "pixel_std")):
-        values = pixels.get(theirs) or pixels.get(f"image_{theirs}")
+    preprocessor = _read_json(os.path.join(folder, "preprocessor_config.json"))
+    for key in ("mean", "std"):
+        values = (config.get("pretrained_cfg") or {}).get(key) or preprocessor.get(f"image_{key}")
         if values:
-            found[ours] = [round(255 * float(value), 4) for value in values]
+            found[f"pixel_{key}"] = [round(255 * float(value), 4) for value in values]
     return found
 
 

@@ -10,13 +10,14 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from weight_files import AFFINE, contents, prefixed, small_trunk, to_caffe2, to_detectron2, write
 
 from densessl.checkpoint import writing
 from densessl.checkpoint.layouts import BY_NAME, LAYOUTS
 from densessl.checkpoint.reading import read_weights
 from densessl.checkpoint.recognise import recognise
-from densessl.checkpoint.verification import build_trunk
+from densessl.checkpoint.verification import build_trunk, load_photograph
 from densessl.engine.launch import run_main
 from densessl.errors import CheckpointError, ConfigError
 
@@ -289,6 +290,35 @@ def test_torchvision_loads_what_was_written_strictly(tmp_path):
     assert same(model.state_dict(), state)
 
 
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_the_target_library_computes_the_same(tmp_path, library):
+    """From torchvision: the other library takes the file strictly, and gives the same logits."""
+    from torchvision.models import resnet18
+
+    state = library_state("torchvision", 18)
+    source, target = write(tmp_path / "source.pth", state), str(tmp_path / "out.safetensors")
+    convert(source, target, "--to", "timm" if library == "timm" else "hf-resnet-classifier")
+    ours = resnet18().eval()
+    ours.load_state_dict(state)
+    if library == "timm":
+        import timm
+
+        theirs = timm.create_model("resnet18").eval()
+    else:
+        import transformers
+
+        basic = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
+        config = transformers.ResNetConfig(**basic, num_labels=1000)
+        theirs = transformers.ResNetForImageClassification(config).eval()
+    theirs.load_state_dict(load_file(target))
+    photograph = load_photograph("", None)
+    with torch.no_grad():
+        expected, found = ours(photograph), theirs(photograph)
+    found = getattr(found, "logits", found)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_timm_settings_of_a_recipe(tmp_path, capsys):
     source = write(tmp_path / "source.pth", library_state("timm", 18))
     convert(
@@ -510,6 +540,23 @@ def test_truncated_files(tmp_path, files, ending):
     os.truncate(source, os.path.getsize(source) // 2)
     with pytest.raises(CheckpointError, match="is damaged"):
         convert(source, tmp_path / "o.pth", "--to", "torchvision")
+
+
+@pytest.mark.parametrize(
+    ("layout", "right", "wrong"),
+    [
+        ("moco", ".pth", ".pkl"),
+        ("moco", ".pth", ".safetensors"),
+        ("caffe2", ".pkl", ".pth"),
+        ("hf-resnet", ".safetensors", ".pth"),
+    ],
+)
+def test_renamed_files_are_judged_by_their_content(tmp_path, files, layout, right, wrong):
+    source = write(tmp_path / f"source{right}", files[layout])
+    renamed = tmp_path / f"renamed{wrong}"
+    os.rename(source, renamed)
+    convert(renamed, tmp_path / "o.pth", "--to", "detectron2")
+    assert read(renamed).layout.name == layout
 
 
 def test_foreign_files(tmp_path):
