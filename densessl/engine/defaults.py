@@ -143,6 +143,8 @@ def build_optimizer(cfg: DictConfig, model: nn.Module, batch: int) -> torch.opti
     try:
         cfg.optimizer.lr, cfg.optimizer.params.model = scaled, model
         return instantiate(cfg.optimizer)
+    except ValueError as error:  # torch's own check of the numbers
+        raise ConfigError(f"optimizer: {error}") from error
     finally:  # the config stays what the user wrote
         cfg.optimizer.lr = lr
         del cfg.optimizer.params["model"]

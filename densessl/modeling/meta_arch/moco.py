@@ -80,8 +80,11 @@ class MoCo(TwoViewModel):
             raise ConfigError(f"model.momentum={momentum}: the share of the average that stays is in [0, 1].")
         if not temperature > 0.0:
             raise ConfigError(f"model.temperature={temperature}: it divides the logits and must be positive.")
+        if queue_size < 1:
+            raise ConfigError(f"model.queue_size={queue_size}: there must be at least one negative.")
         if shuffle_groups < 1:
             raise ConfigError(f"model.shuffle_groups={shuffle_groups}: 1 encodes a batch as a whole.")
+        self.check_head("projection_head", projection_head)
         self.projection_head = projection_head
         self.momentum_backbone = momentum_copy(backbone)
         self.momentum_projection_head = momentum_copy(projection_head)
