@@ -274,7 +274,7 @@ def scan_folder(root: str, extensions: tuple[bytes, ...] = IMAGE_EXTENSIONS) -> 
         os.stat(root)
     except FileNotFoundError as error:
         raise DataError(
-            f"{printable(root)} does not exist: check the path (relative paths start at the current directory)"
+            f"{printable(root)} does not exist: check the path (relative ones start at the current directory)"
         ) from error
     except OSError as error:
         raise DataError(f"cannot read the folder {printable(root)}: {error.strerror}") from error

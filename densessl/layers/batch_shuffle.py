@@ -115,7 +115,7 @@ def in_parts(encode: Callable[[Tensor], dict[str, Tensor]], rows: Tensor, parts:
         return encode(rows)
     if len(rows) % parts or len(rows) == parts:
         raise ConfigError(
-            f"model.shuffle_groups={parts} does not cut the {len(rows)} images of a micro-batch of one process "
+            f"model.shuffle_groups={parts} does not cut the {len(rows)} images of a process's micro-batch "
             "into equal parts of two or more; change it or dataloader.train.total_batch_size."
         )
     encoded = [encode(part) for part in rows.chunk(parts)]
