@@ -309,9 +309,12 @@ def test_wandb_gets_what_the_other_writers_get(tmp_path, monkeypatch):
     fake = types.ModuleType("wandb")
     fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     fake.run = FakeRun()
-    fake.init = lambda **kwargs: fake.run
+    fake.started = []
+    fake.init = lambda **kwargs: (fake.started.append(kwargs["id"]), fake.run)[1]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     run(tmp_path, "train.wandb.enabled=true", "train.eval_period=100")
     written = [(row["iteration"], row["total_loss"]) for row in rows(tmp_path) if "total_loss" in row]
     assert fake.run.logged[:3] == written
     assert fake.run.finished
+    run(tmp_path, "train.wandb.enabled=true", "train.max_iter=14", "train.eval_period=100", resume=True)
+    assert fake.started[0] == fake.started[1] != ""  # one run there as well
