@@ -413,6 +413,17 @@ def test_wrong_values_name_their_key():
         make(SimSiam)([{"image": torch.zeros(3, 8, 8)}])
 
 
+@pytest.mark.parametrize("method", [MoCo, DenseCL, SimSiam])
+def test_equal_views_and_black_images_stay_finite(method):
+    model = make(method, backbone=ConvBackbone(3, 6))
+    for images in (make_batch()["views"][0], torch.zeros(4, 3, 16, 16, dtype=torch.uint8)):
+        with EventStorage() as storage:
+            losses = backward(model, {"views": [images, images]})
+        assert all(map(math.isfinite, losses.values()))
+        assert all(grad.isfinite().all() for grad in gradients(model).values())
+        assert all(math.isfinite(value) for value, _ in storage.latest().values())
+
+
 @pytest.mark.parametrize("collapsed", [False, True])
 def test_collapse_is_visible(collapsed):
     model = make(SimSiam)
