@@ -180,6 +180,8 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     model = build_model(cfg, device)
     if hasattr(model, "validate_batch"):  # a queue is filled by whole steps
         model.validate_batch(loader.total_batch_size, comm.get_world_size())
+    if hasattr(model, "check_dataset"):
+        model.check_dataset(loader.num_images)
     optimizer = build_optimizer(cfg, model, loader.total_batch_size)
     trainer = Trainer(
         wrap_ddp(cfg, model, device),

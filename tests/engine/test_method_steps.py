@@ -137,6 +137,13 @@ def test_switches_of_a_method(switch, images, tmp_path):
     assert (on["values"] == off["values"]) == exact
 
 
+def test_a_queue_beyond_the_images_found_is_warned_about(images, tmp_path):
+    """Whatever number of images the recipe was written for."""
+    run_method(CONFIGS[1], images, tmp_path, "model.dataset_size=118287", "train.max_iter=1")
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("model.queue_size=64 is larger than the data set (16 images)") == 1
+
+
 def test_warm_up_of_lambda_is_a_schedule(images, tmp_path):
     """The dense term is off for two steps, as the authors' DenseCLWarmupHook has it, and half after them."""
     target = "fvcore.common.param_scheduler.MultiStepParamScheduler"

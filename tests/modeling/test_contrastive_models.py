@@ -351,7 +351,7 @@ def test_a_queue_beyond_the_data_set_is_warned_about_once(caplog):
     with caplog.at_level(logging.WARNING):
         make(MoCo, dataset_size=16)
         assert not caplog.records
-        make(DenseCL, dataset_size=15)
+        make(DenseCL, dataset_size=15).check_dataset(15)
     assert len(caplog.records) == 1
     assert "model.queue_size=16 is larger than the data set (15 images)" in caplog.text
 
