@@ -76,9 +76,17 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     missing = [noun for noun in NOUNS if noun not in cfg]
     if missing:
         raise ConfigError(f"{path}: the config has no {', '.join(missing)}.")
+    _note_base_batch(cfg)
     apply_overrides(cfg, overrides)
     check_config(cfg)
     return cfg
+
+
+def _note_base_batch(cfg: DictConfig) -> None:
+    """Writes down the batch that `optimizer.lr` belongs to, before an override changes it."""
+    scaling = OmegaConf.select(cfg, "train.lr_scaling")
+    if scaling is not None and scaling.base_batch is None:
+        scaling.base_batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Configs and overrides are checked before anything is built."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from densessl.config import NOUNS, apply_overrides, get_config, load_config
 from densessl.errors import ConfigError
 
+ROOT = Path(__file__).parents[1]
 CONFIG = """
 import torch
 from detectron2.config import LazyCall as L
@@ -136,3 +138,17 @@ def test_override_of_interpolated_value():
     cfg = get_config("common/optim.py")
     apply_overrides(cfg, ["SGD.lr=0.5"])
     assert cfg.SGD.params.base_lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch"),
+    [
+        ("projects/DenseCL/configs/densecl_R_50_coco_800ep.py", 256),
+        ("projects/DenseCL/configs/simsiam_R_50_imagenet_100ep.py", 512),
+        ("configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_2fc.py", 16),
+    ],
+)
+def test_the_rate_of_a_recipe_scales_from_its_own_batch(recipe, batch):
+    cfg = load_config(str(ROOT / recipe), [f"dataloader.train.total_batch_size={batch // 4}"])
+    assert cfg.train.lr_scaling.base_batch == batch
+    assert load_config(str(ROOT / recipe), ["train.lr_scaling.base_batch=7"]).train.lr_scaling.base_batch == 7
