@@ -217,7 +217,8 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
         trainer.register_hooks([WriterHook(writers, cfg.train.log_period, cfg.train.output_dir)])
     # last: nothing random may happen between this and the first step
     trainer.register_hooks([CallbackHook(before_train=lambda trainer: checkpointer.restore_rng())])
-    trainer.train(start, cfg.train.max_iter)
+    with contextlib.closing(trainer):
+        trainer.train(start, cfg.train.max_iter)
     return results
 
 

@@ -1,9 +1,12 @@
 """Whole runs of the toy config in this process: resume law, signals, evaluation, refusals."""
 
+import contextlib
 import functools
+import gc
 import importlib.machinery
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -118,6 +121,18 @@ def test_float16_with_skipped_steps_resumes_exactly(tmp_path, monkeypatch, stop_
     ours, whole = (checkpoint(tmp_path / name)["trainer"] for name in ("parts", "whole"))
     assert ours["scaler"] == whole["scaler"]
     assert ours["skipped_steps"] == whole["skipped_steps"] >= 3
+
+
+@pytest.mark.parametrize("hooks", [[], [L(SendSignal)(signum=int(signal.SIGTERM), iteration=1)]])
+def test_workers_end_with_the_run(tmp_path, hooks):
+    """At once: the garbage collector, which may find torch's queues first, would wait 5 s for each of them."""
+    gc.disable()
+    try:
+        with contextlib.suppress(TrainingInterrupted):
+            run(tmp_path, "dataloader.train.num_workers=2", "train.max_iter=3", hooks=hooks)
+        assert not multiprocessing.active_children()
+    finally:
+        gc.enable()
 
 
 def test_evaluation_in_between_changes_nothing(tmp_path):
