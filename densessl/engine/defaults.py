@@ -209,6 +209,7 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     _register_hooks(cfg, trainer, checkpointer, results)
     start = _starting_point(cfg, args, checkpointer, model)
     if start >= cfg.train.max_iter:
+        checkpointer.save_step(start, final=True)  # a kill may have come before it had its second name
         _say_finished(cfg)
         return {}
     loader.set_step(start)

@@ -20,6 +20,7 @@ from detectron2.config import LazyCall as L
 from detectron2.engine.train_loop import HookBase
 from engine_toy import assert_same
 
+from densessl.checkpoint.files import verify
 from densessl.config import load_config
 from densessl.engine import defaults
 from densessl.engine.signals import TrainingInterrupted
@@ -155,6 +156,20 @@ def test_resume_of_a_finished_run_does_nothing(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")}
     assert run(tmp_path, resume=True) == {}
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")} == before
+
+
+@pytest.mark.parametrize("lost", ["model_final.pth*", "model_0000012.pth.json model_final.pth*", "model_0*"])
+def test_resume_gives_the_last_checkpoint_the_name_that_a_kill_prevented(tmp_path, lost):
+    run(tmp_path)
+    for pattern in lost.split():
+        for path in tmp_path.glob(pattern):
+            path.unlink()
+    assert run(tmp_path, resume=True) == {}
+    assert checkpoint(tmp_path)["iteration"] == 12
+    verify(str(tmp_path / "model_final.pth"))
+    if lost != "model_0*":
+        assert (tmp_path / "model_final.pth").samefile(tmp_path / "model_0000012.pth")
+    assert not list(tmp_path.glob("*tmp"))
 
 
 def test_longer_resume_continues(tmp_path, caplog):

@@ -1,0 +1,102 @@
+"""What the resume law trains: the real recipes on a narrow trunk. Run as a program, in two processes.
+
+    python resume_law.py OUTPUT PICTURES stop      trains each method whole, and stops it in another directory
+    python resume_law.py OUTPUT PICTURES resume    resumes the stopped ones, in fresh processes
+"""
+
+import os
+import signal
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine.train_loop import HookBase
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
+
+from densessl.config import load_config
+from densessl.engine import defaults
+from densessl.engine.launch import default_argument_parser, launch, run_main
+from densessl.engine.signals import TrainingInterrupted
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {
+    "densecl": "densecl_R_50_coco_800ep_quick",
+    "moco": "moco_v2_R_50_coco_800ep_quick",
+    "simsiam": "simsiam_R_50_coco_800ep_quick",
+}
+STEPS, STOP = 6, 3
+WIDTHS = (8, 16, 32, 64)  # channels of res2 .. res5
+
+
+class StopAfter(HookBase):
+    """Sends this process SIGTERM during a given iteration."""
+
+    def __init__(self, iteration: int):
+        self.iteration = iteration
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def narrow_resnet(norm: str, out_features: list[str], **_: object) -> ResNet:
+    """One block per stage and an eighth of the channels: the law is about state, not about its size."""
+    before = (WIDTHS[0], *WIDTHS)
+    stages = [
+        ResNet.make_stage(BasicBlock, 1, stride_per_block=[stride], in_channels=n, out_channels=m, norm=norm)
+        for n, m, stride in zip(before, WIDTHS, (1, 2, 2, 2))
+    ]
+    return ResNet(BasicStem(out_channels=WIDTHS[0], norm=norm), stages, out_features=list(out_features))
+
+
+def load(method: str, output: Path, pictures: Path, *extra: str):
+    """Config of a method's quick recipe, trunk and queue made smaller."""
+    options = [
+        f"train.output_dir={output}",
+        f"dataloader.train.dataset.source={pictures}",
+        f"train.max_iter={STEPS}",
+        "train.checkpointer.period=100",  # only where it stops
+        "train.log_period=2",
+    ]
+    cfg = load_config(str(ROOT / "configs/quick_schedules" / f"{RECIPES[method]}.py"), [*options, *extra])
+    cfg.model.backbone._target_ = narrow_resnet
+    cfg.model.projection_head.in_channels = WIDTHS[-1]
+    if "queue_size" in cfg.model:
+        cfg.model.queue_size = 32  # 4 steps of 8: the queue wraps round within the run
+    return cfg
+
+
+def train(method: str, output: Path, pictures: Path, *extra: str, stop_after: int | None = None) -> None:
+    """Trains to the end, or is told to stop during iteration `stop_after`; goes on from what is in `output`."""
+    cfg = load(method, output, pictures, *extra)
+    if stop_after is None:
+        defaults.run(cfg, Namespace(resume=True, eval_only=False))
+        return
+    cfg.train.hooks.append({"_target_": StopAfter, "iteration": stop_after})
+    with pytest.raises(TrainingInterrupted):
+        defaults.run(cfg, Namespace(resume=True, eval_only=False))
+
+
+def train_all(args: Namespace) -> None:
+    """What each of two processes does."""
+    output, pictures, part = args.opts
+    one_worker = "dataloader.train.num_workers=1"
+    torch.set_num_threads(1)
+    for method in RECIPES:
+        whole, stopped = Path(output, f"{method}_whole"), Path(output, f"{method}_stopped")
+        if part == "stop":
+            train(method, whole, pictures, one_worker)
+            # the ranks agree during the next step
+            train(method, stopped, pictures, one_worker, stop_after=STOP - 1)
+        else:
+            train(method, stopped, pictures, one_worker)
+
+
+if __name__ == "__main__":
+    # `__main__` is not importable by that name in the processes that are started
+    import resume_law
+
+    arguments = default_argument_parser().parse_args(["--config-file", "-", "--num-gpus", "2", *sys.argv[1:]])
+    run_main(lambda: launch(resume_law.train_all, arguments, "cpu"))
