@@ -123,7 +123,7 @@ class Trainer(SimpleTrainer):
     def close(self) -> None:
         """Ends the loader's workers; for after the last `train`.
 
-        The trainer and its hooks refer to each other, so otherwise the workers live until the garbage collector
+        The trainer and its hooks refer to each other, so the workers would live until the garbage collector
         comes by, and by then torch's queues may be gone: it waits 5 s for each worker.
         """
         batches, self._data_loader_iter_obj = self._data_loader_iter_obj, None

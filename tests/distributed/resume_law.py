@@ -1,7 +1,7 @@
 """What the resume law trains: the real recipes on a narrow trunk. Run as a program, in two processes.
 
-    python resume_law.py OUTPUT PICTURES stop      trains each method whole, and stops it in another directory
-    python resume_law.py OUTPUT PICTURES resume    resumes the stopped ones, in fresh processes
+python resume_law.py OUTPUT PICTURES stop      trains each method whole, and stops it in another directory
+python resume_law.py OUTPUT PICTURES resume    resumes the stopped ones, in fresh processes
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.engine.train_loop import HookBase
-from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
+from narrow import make_narrow
 
 from densessl.config import load_config
 from densessl.engine import defaults
@@ -27,7 +27,6 @@ RECIPES = {
     "simsiam": "simsiam_R_50_coco_800ep_quick",
 }
 STEPS, STOP = 6, 3
-WIDTHS = (8, 16, 32, 64)  # channels of res2 .. res5
 
 
 class StopAfter(HookBase):
@@ -41,18 +40,8 @@ class StopAfter(HookBase):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def narrow_resnet(norm: str, out_features: list[str], **_: object) -> ResNet:
-    """One block per stage and an eighth of the channels: the law is about state, not about its size."""
-    before = (WIDTHS[0], *WIDTHS)
-    stages = [
-        ResNet.make_stage(BasicBlock, 1, stride_per_block=[stride], in_channels=n, out_channels=m, norm=norm)
-        for n, m, stride in zip(before, WIDTHS, (1, 2, 2, 2))
-    ]
-    return ResNet(BasicStem(out_channels=WIDTHS[0], norm=norm), stages, out_features=list(out_features))
-
-
 def load(method: str, output: Path, pictures: Path, *extra: str):
-    """Config of a method's quick recipe, trunk and queue made smaller."""
+    """Config of a method's quick recipe on the narrow trunk."""
     options = [
         f"train.output_dir={output}",
         f"dataloader.train.dataset.source={pictures}",
@@ -61,15 +50,12 @@ def load(method: str, output: Path, pictures: Path, *extra: str):
         "train.log_period=2",
     ]
     cfg = load_config(str(ROOT / "configs/quick_schedules" / f"{RECIPES[method]}.py"), [*options, *extra])
-    cfg.model.backbone._target_ = narrow_resnet
-    cfg.model.projection_head.in_channels = WIDTHS[-1]
-    if "queue_size" in cfg.model:
-        cfg.model.queue_size = 32  # 4 steps of 8: the queue wraps round within the run
+    make_narrow(cfg.model)  # the law is about state, not its size; a queue of 32 wraps round within the run
     return cfg
 
 
 def train(method: str, output: Path, pictures: Path, *extra: str, stop_after: int | None = None) -> None:
-    """Trains to the end, or is told to stop during iteration `stop_after`; goes on from what is in `output`."""
+    """Goes on from what is in `output` to the end, or is told to stop during iteration `stop_after`."""
     cfg = load(method, output, pictures, *extra)
     if stop_after is None:
         defaults.run(cfg, Namespace(resume=True, eval_only=False))

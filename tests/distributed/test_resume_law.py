@@ -79,8 +79,8 @@ def test_stopped_and_resumed_with_any_workers(tmp_path, pictures, method):
 
 
 def test_two_processes_stopped_and_resumed(tmp_path, pictures):
-    """All methods in one pair of processes, and another pair for the resume: starting them is what takes time."""
-    paths = os.pathsep.join([str(Path(resume_law.__file__).parent), str(ROOT)])
+    """All methods in one pair of processes, and another pair for the resume: starting them takes long."""
+    paths = os.pathsep.join([str(Path(resume_law.__file__).parent), str(ROOT / "tests"), str(ROOT)])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
     for part in ("stop", "resume"):
         done = subprocess.run(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_toy import assert_same, make_trainer
+from engine_toy import assert_same, logged, make_trainer, wait_for
 
 from densessl.config import load_config
 from densessl.engine import defaults
@@ -162,23 +162,26 @@ def test_signal_on_one_rank_stops_both_and_resume_is_exact(tmp_path, whole):
 
 
 def test_sigterm_to_the_launcher_saves(tmp_path):
-    slow = ["dataloader.train.mapper._target_=engine_toy.SlowMapper", "train.max_iter=1000"]
+    go_on = tmp_path / "go_on"
+    hold = f"train.hooks=[{{_target_: engine_toy.HoldStep, iteration: 7, file: {go_on}}}]"
     process = subprocess.Popen(
-        [sys.executable, *TRAIN, "--num-gpus", "2", f"train.output_dir={tmp_path}", *slow],
+        [sys.executable, *TRAIN, "--num-gpus", "2", f"train.output_dir={tmp_path}", hold],
         env=ENV,
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "model_0000006.pth").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    try:
+        wait_for((tmp_path / "go_on.reached").exists, process)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: logged(tmp_path, "Got SIGTERM"), process)
+        go_on.touch()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 143, errors
     assert "continue with --resume" in errors
-    assert checkpoint(tmp_path, (tmp_path / "last_checkpoint").read_text())["iteration"] >= 6
+    newest = checkpoint(tmp_path, (tmp_path / "last_checkpoint").read_text())
+    assert newest["iteration"] == 9  # one step later: the ranks agree during the next step
 
 
 def test_evaluation_only(tmp_path, whole):

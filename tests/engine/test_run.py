@@ -126,7 +126,7 @@ def test_float16_with_skipped_steps_resumes_exactly(tmp_path, monkeypatch, stop_
 
 @pytest.mark.parametrize("hooks", [[], [L(SendSignal)(signum=int(signal.SIGTERM), iteration=1)]])
 def test_workers_end_with_the_run(tmp_path, hooks):
-    """At once: the garbage collector, which may find torch's queues first, would wait 5 s for each of them."""
+    """At once: the garbage collector, which may find torch's queues first, would wait 5 s for each."""
     gc.disable()
     try:
         with contextlib.suppress(TrainingInterrupted):
