@@ -1,5 +1,6 @@
 """Two gloo processes through the command line: equal to one, stopped together, resumed exactly."""
 
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 from engine_toy import assert_same, logged, make_trainer, wait_for
 
@@ -35,9 +37,10 @@ def two(output_dir: Path, *options: str, timeout: float = 150) -> subprocess.Com
     return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=timeout)
 
 
-def one(output_dir: Path, *overrides: str) -> None:
+def here(output_dir: Path, *overrides: str, eval_only: bool = False) -> None:
+    """Runs in this process, or in those of `ranks.run`."""
     cfg = load_config(CONFIG, [f"train.output_dir={output_dir}", *overrides])
-    defaults.run(cfg, Namespace(resume=False, eval_only=False))
+    defaults.run(cfg, Namespace(resume=False, eval_only=eval_only))
 
 
 def checkpoint(output_dir: Path, name: str = "model_final.pth") -> dict:
@@ -45,9 +48,8 @@ def checkpoint(output_dir: Path, name: str = "model_final.pth") -> dict:
 
 
 def test_two_processes_equal_one_and_each_other(tmp_path):
-    answer = two(tmp_path / "two", *SAME_AS_ONE, "train.accumulate=2", COMPARE)
-    assert answer.returncode == 0, answer.stderr
-    one(tmp_path / "one", *SAME_AS_ONE)
+    ranks.run(here, tmp_path / "two", *SAME_AS_ONE, "train.accumulate=2", COMPARE)
+    here(tmp_path / "one", *SAME_AS_ONE)
     assert_same(checkpoint(tmp_path / "two")["model"], checkpoint(tmp_path / "one")["model"], atol=1e-6)
     losses = [
         checkpoint(tmp_path / name)["trainer"]["storage"]["total_loss"]["values"] for name in ("one", "two")
@@ -57,10 +59,9 @@ def test_two_processes_equal_one_and_each_other(tmp_path):
 
 def test_sync_bn_on_cpu_is_batch_norm_of_the_whole_batch(tmp_path):
     options = ["model.norm=SyncBN", "model.dropout=0.0"]
-    answer = two(tmp_path / "two", *options)
-    assert answer.returncode == 0, answer.stderr
-    assert "1 SyncBN layers run as naiveSyncBN" in answer.stdout + answer.stderr
-    one(tmp_path / "one", *options)
+    ranks.run(here, tmp_path / "two", *options)
+    assert logged(tmp_path / "two", "1 SyncBN layers run as naiveSyncBN")
+    here(tmp_path / "one", *options)
     models = [checkpoint(tmp_path / name)["model"] for name in ("two", "one")]
     for model in models:
         # naiveSyncBN takes the biased variance and does not count batches
@@ -185,9 +186,12 @@ def test_sigterm_to_the_launcher_saves(tmp_path):
 
 
 def test_evaluation_only(tmp_path, whole):
-    answer = two(tmp_path, "--eval-only", f"train.init_checkpoint={whole}/model_final.pth")
-    assert answer.returncode == 0, answer.stderr
-    assert (tmp_path / "evaluation.json").exists()
+    ranks.run(evaluate, tmp_path, f"train.init_checkpoint={whole}/model_final.pth")
+    assert json.loads((tmp_path / "evaluation.json").read_text())["results"] == {"toy": {"images": 2.0}}
+
+
+def evaluate(output_dir: Path, *overrides: str) -> None:
+    here(output_dir, *overrides, eval_only=True)
 
 
 def test_two_machines_equal_one(tmp_path, whole):

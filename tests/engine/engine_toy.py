@@ -208,14 +208,6 @@ class BrokenMapper(ToyMapper):
         raise OSError(f"{record['file_name']} is not an image")
 
 
-class SlowMapper(ToyMapper):
-    """Takes 0.1 s per image, so that a signal arrives in the middle of a step."""
-
-    def __call__(self, record: dict, rng: np.random.Generator) -> dict:
-        time.sleep(0.1)
-        return super().__call__(record, rng)
-
-
 class HoldStep(HookBase):
     """Holds the main process in one iteration until a file appears: what a test does then meets a step.
 
