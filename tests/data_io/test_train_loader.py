@@ -280,8 +280,11 @@ def test_death_outside_of_the_loader_is_named_too() -> None:
         next(batches)
         time.sleep(30)
 
-    with pytest.raises(DataError, match=r"killed by signal.*: 5\.jpg"):
-        wait_beside_the_loader()
+    try:
+        with pytest.raises(DataError, match=r"killed by signal.*: 5\.jpg"):
+            wait_beside_the_loader()
+    finally:
+        batches.close()  # else the handler speaks of this worker again, in whatever test has a child that ends
 
 
 SIGNAL_PROGRAM = """
