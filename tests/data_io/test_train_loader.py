@@ -284,7 +284,7 @@ def test_death_outside_of_the_loader_is_named_too() -> None:
         with pytest.raises(DataError, match=r"killed by signal.*: 5\.jpg"):
             wait_beside_the_loader()
     finally:
-        batches.close()  # else the handler speaks of this worker again, in whatever test has a child that ends
+        batches.close()  # else the handler speaks of this worker again when a later test has a child end
 
 
 SIGNAL_PROGRAM = """
