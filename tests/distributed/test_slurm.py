@@ -110,7 +110,7 @@ def test_slurm_script_asks_for_what_was_given(tmp_path, monkeypatch):
     options = ["--nodes", "2", "--gpus-per-node", "4", "--timeout", "60", "--partition", "gpu"]
     overrides = [f"train.output_dir={tmp_path}/out", "train.device=auto"]
     answer = subprocess.run(
-        [*command, *options, *overrides], env=environment, capture_output=True, text=True, timeout=60
+        [*command, *options, *overrides], env=environment, capture_output=True, text=True, timeout=240
     )
     assert answer.returncode == 0, answer.stderr
     assert "job 7" in answer.stdout

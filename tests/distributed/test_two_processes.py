@@ -173,7 +173,7 @@ def test_sigterm_to_the_launcher_saves(tmp_path):
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: logged(tmp_path, "Got SIGTERM"), process)
         go_on.touch()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 143, errors

@@ -22,7 +22,7 @@ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
     ENV.pop(name, None)
 
 
-def tool(*args, env=ENV, timeout=120) -> subprocess.CompletedProcess:
+def tool(*args, env=ENV, timeout=240) -> subprocess.CompletedProcess:
     command = [sys.executable, TRAIN, *map(str, args)]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
 
@@ -144,7 +144,7 @@ def test_interrupt_once_saves_and_twice_leaves_at_once(tmp_path, times):
         process.send_signal(signal.SIGINT)
         wait_for(lambda: logged(tmp_path, "Got SIGINT"), process)
         process.send_signal(signal.SIGINT) if times == 2 else go_on.touch()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 130
