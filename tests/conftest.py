@@ -9,8 +9,8 @@ import pytest
 # that are forked afterwards cannot train.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-# As a run sets them. For caplog, pytest listens to the loggers that are so when a test begins: without this the
-# first test of a process that trains something would see none of its messages.
+# As a run sets them. For caplog, pytest listens to the loggers that are so when a test begins: without this
+# the first test of a process that trains something would see none of its messages.
 for _name in ("fvcore", "detectron2", "densessl"):
     logging.getLogger(_name).propagate = False
 
