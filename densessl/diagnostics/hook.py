@@ -19,6 +19,7 @@ from densessl.visualization.health import Facts, judge
 
 _logger = logging.getLogger(__name__)
 PREFIX = "diagnostics/"
+FEWEST = 50  # logged values of a training metric before it is judged: the first steps are noise
 
 
 class DiagnosticsHook(HookBase):
@@ -37,7 +38,7 @@ class DiagnosticsHook(HookBase):
     Args:
         dataset, diagnostics, memory_dataset, num_images, image_size, stereo_dataset, stereo_size: see
             `DiagnosticsSuite`.
-        period: iterations.
+        period: iterations, more than `train.log_period`.
         feature: output of the backbone; None: `model.in_feature`, or the last one.
 
     Raises:
@@ -72,6 +73,12 @@ class DiagnosticsHook(HookBase):
     def before_train(self) -> None:
         self._extract = TrunkFeatures.of_model(self.trainer.module, self._feature)
         self._suite.check(self._extract)
+        log_period = self.trainer.log_period
+        if self._period <= log_period:  # the writers keep the last value of a log period
+            raise ConfigError(
+                f"train.hooks: DiagnosticsHook.period={self._period} must be greater than train.log_period="
+                f"{log_period}: the numbers of the start would not be written."
+            )
         if self.trainer.start_iter == 0:
             self.score()
 
@@ -99,6 +106,8 @@ class DiagnosticsHook(HookBase):
         """What the rules of the report find wrong with the metrics logged so far."""
         metrics = {}
         for name, history in self.trainer.storage.histories().items():
+            if len(history.values()) < FEWEST and not name.startswith(PREFIX):
+                continue
             values, iterations = np.array(history.values(), np.float64).reshape(-1, 2).T
             metrics[name] = Series(name, iterations.astype(int), values)
         return [verdict.text for verdict in judge(metrics, Facts()) if verdict.level == "bad"]

@@ -93,7 +93,7 @@ class DiagnosticsSuite:
             self.memory = load_images(memory_dataset, num_images, image_size, needs - {BOXES})
             _check_same_classes(dataset, self.probe, memory_dataset, self.memory)
         elif set(self.names) & set(WITH_MEMORY) and len(self.probe.images) < 2:
-            raise DataError(f"diagnostics: {dataset!r} has one image, and two are needed; see memory_dataset.")
+            raise DataError(f"diagnostics: {dataset!r} has one image; name another set as memory_dataset.")
         self._views = _cut_views(self.probe, image_size) if "correspondence" in self.names else None
         self._stereo = _read_stereo(stereo_dataset, stereo_size) if "stereo" in self.names else None
 
@@ -221,7 +221,7 @@ def _spectrum(features: Tensor) -> dict[str, float]:
     cells = _rows(features)
     chosen = cells[:: -(-len(cells) // MAX_CELLS)]
     return {
-        "effective_rank": effective_rank(pooled),
+        "image_rank": effective_rank(pooled),
         "cell_rank": effective_rank(chosen),
         "image_spread": float(feature_spread(pooled)["std"]),
         "cell_spread": float(feature_spread(chosen)["std"]),
