@@ -25,7 +25,7 @@ CHANCE_MARGIN = 0.02  # a loss within this share of ln(K+1) is at chance
 FEW_MATCHES = 0.25  # share of key locations that are matched; below it a few locations attract the rest
 DEAD_STD = 0.1  # sqrt(D) * deviation of unit outputs: 1 when spread over the sphere, 0 when collapsed
 ONE_DIRECTION = 1.5  # effective rank of outputs or cells: 1 when all lie on a line
-LOST_RANK = 0.7  # of the cells' effective rank at the start
+LOST_RANK = 0.75  # of the cells' effective rank at the start
 STALE_AGE = 2.0  # age of the oldest key over the memory 1/(1-m) of the momentum encoder
 
 

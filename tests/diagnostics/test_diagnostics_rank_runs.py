@@ -64,6 +64,7 @@ def train(output: Path, datasets, method: str, steps: int, hook: dict, lr_factor
             f"optimizer.lr={lr * lr_factor}",
             f"train.max_iter={steps}",
             "train.checkpointer.period=1000",
+            "train.log_period=10",
             f"train.output_dir={output}",
             *options,
         ],
@@ -80,30 +81,45 @@ def problems(metrics: dict[str, Series]) -> list[str]:
     return [verdict.text for verdict in judge(metrics, Facts()) if verdict.level == "bad"]
 
 
+def warnings_in(output: Path) -> str:
+    lines = (output / "log.txt").read_text().splitlines()
+    return "\n".join(line for line in lines if "densessl.diagnostics.hook WARNING" in line)
+
+
 def test_random_early_late(datasets, tmp_path):
-    hook = {"diagnostics": ["spectrum", "retrieval", "linear"], "period": 15}
-    metrics = train(tmp_path, datasets, "densecl", 150, {**hook, "memory_dataset": datasets[0]})
-    for name in ("retrieval_miou", "linear_miou", "image_rank", "cell_rank"):
-        values = metrics[f"diagnostics/{name}"].values
-        print(name, values.round(2).tolist())
+    """Retrieval and image rank put 0 < 15 < 150 steps; the linear probe does not at this size.
+
+    Measured: retrieval 16.8, 18.2, 20.6 %; image rank 4.6, 8.4, 10.3; linear probe 22.5, 19.5, 22.3 %.
+    """
+    hook = {"diagnostics": ["spectrum", "retrieval"], "period": 15, "memory_dataset": datasets[0]}
+    metrics = train(tmp_path, datasets, "densecl", 150, hook)
+    for name in ("retrieval_miou", "image_rank"):
+        series = metrics[f"diagnostics/{name}"]
+        assert series.iterations[[0, 1, -1]].tolist() == [0, 14, 149]
+        random, early, late = series.values[[0, 1, -1]]
+        assert random < early < late, name
     assert not problems(metrics)
+    assert not warnings_in(tmp_path)
+    texts = [verdict.text for verdict in judge(metrics, Facts()) if verdict.level == "good"]
+    assert any("better than at the start" in text for text in texts)
 
 
-@pytest.mark.parametrize("kind", ["sound", "no stopped gradient", "learning rate x100"])
-def test_collapse_is_flagged_within_200_steps(kind, datasets, tmp_path, caplog):
-    options = {
-        "sound": {},
-        "no stopped gradient": {"model": WithoutStopGradient},
-        "learning rate x100": {"lr_factor": 100.0},
-    }[kind]
-    hook = {"diagnostics": ["spectrum"], "period": 50}
-    metrics = train(tmp_path, datasets, "simsiam", 100, hook, **options)
-    found = problems(metrics)
-    expected = {
-        "sound": None,
-        "no stopped gradient": "one direction",
-        "learning rate x100": "loses directions",
-    }
-    assert [expected[kind] in text for text in found] == ([] if kind == "sound" else [True])
-    warned = [r.getMessage() for r in caplog.records if r.name == "densessl.diagnostics.hook"]
-    print(kind, found, warned, {k: v.values[-1] for k, v in metrics.items() if "rank" in k or "std" in k})
+@pytest.mark.parametrize(
+    ("steps", "changes", "words"),
+    [
+        (60, {}, None),
+        (120, {"model": WithoutStopGradient}, "lie along one direction"),
+        (60, {"lr_factor": 100.0}, "loses directions"),
+    ],
+    ids=["sound", "no stopped gradient", "learning rate x100"],
+)
+def test_collapse_is_flagged_within_200_steps(steps, changes, words, datasets, tmp_path):
+    """By the report's verdicts and by a warning in the log while it trains."""
+    hook = {"diagnostics": ["spectrum"], "period": 60}
+    found = problems(train(tmp_path, datasets, "simsiam", steps, hook, **changes))
+    if words is None:
+        assert found == []
+        assert not warnings_in(tmp_path)
+    else:
+        assert any(words in text for text in found)
+        assert words in warnings_in(tmp_path)
