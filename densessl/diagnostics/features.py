@@ -31,13 +31,21 @@ class TrunkFeatures:
     Args:
         backbone: d2 backbone.
         feature: which of its outputs.
-        pixel_mean, pixel_std: RGB in [0, 255], anything with three numbers.
+        pixel_mean, pixel_std: three numbers each in [0, 255], in the order of `input_format`.
+        input_format: what the backbone takes, "RGB" or "BGR".
 
     Raises:
         ConfigError: the backbone has no such output.
     """
 
-    def __init__(self, backbone: nn.Module, feature: str, pixel_mean: Tensor, pixel_std: Tensor):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature: str,
+        pixel_mean: Tensor,
+        pixel_std: Tensor,
+        input_format: str = "RGB",
+    ):
         shapes = backbone.output_shape()
         if feature not in shapes:
             raise ConfigError(
@@ -46,6 +54,7 @@ class TrunkFeatures:
             )
         self.backbone, self.feature = backbone, feature
         self.stride = shapes[feature].stride
+        self.input_format = input_format
         self.mean, self.std = pixel_mean.reshape(3, 1, 1), pixel_std.reshape(3, 1, 1)
 
     @classmethod
@@ -68,7 +77,9 @@ class TrunkFeatures:
             )
         # d2 lists the outputs from fine to coarse
         feature = feature or getattr(model, "in_feature", None) or list(model.backbone.output_shape())[-1]
-        return cls(model.backbone, feature, model.pixel_mean, model.pixel_std)
+        # our own models take RGB and say nothing; detectron2's detectors say what they take
+        order = getattr(model, "input_format", None) or "RGB"
+        return cls(model.backbone, feature, model.pixel_mean, model.pixel_std, order)
 
     def check_size(self, name: str, size: int) -> None:
         """Raises ConfigError unless images of `size` pixels are a whole number of cells, at least two."""
@@ -84,6 +95,7 @@ class TrunkFeatures:
         device, maps = self.mean.device, []
         with evaluation_mode(self.backbone), torch.autocast(device.type, enabled=False):
             for part in images.split(BATCH):
+                part = part.flip(1) if self.input_format == "BGR" else part
                 pixels = (part.to(device).float() - self.mean) / self.std
                 maps.append(self.backbone(pixels)[self.feature].float().cpu().contiguous())
         return torch.cat(maps)

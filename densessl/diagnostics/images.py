@@ -86,7 +86,8 @@ def load_images(source: str, count: int, size: int, needs: Collection[str] = ())
     all_records, metadata = open_records(source)
     places = np.linspace(0, len(all_records) - 1, min(count, len(all_records))).round().astype(int)
     records = [all_records[int(place)] for place in places]
-    photographs = [decode_image(record) for record in records]
+    # labels are in pixels of the full size; without any, large JPEGs are decoded at a fraction of it
+    photographs = [decode_image(record, min_size=None if needs else 2 * size) for record in records]
     labels, num_classes, classes, boxes = None, 0, None, None
     if SEMANTIC in needs or (CLASS in needs and "label" not in records[0]):
         names = _semantic_names(source, records, metadata)

@@ -96,6 +96,8 @@ class DiagnosticsSuite:
             raise DataError(f"diagnostics: {dataset!r} has one image; name another set as memory_dataset.")
         self._views = _cut_views(self.probe, image_size) if "correspondence" in self.names else None
         self._stereo = _read_stereo(stereo_dataset, stereo_size) if "stereo" in self.names else None
+        for part in filter(None, (self.probe, self.memory)):
+            part.photographs.clear()  # they may be large, and their views are cut
 
     def check(self, extract: TrunkFeatures) -> None:
         """Raises ConfigError where the image sizes do not suit the trunk."""
@@ -165,7 +167,7 @@ class DiagnosticsSuite:
             if "linear" in self.names:
                 found["linear_miou"] = linear_miou(*bank, *query)
         if "knn" in self.names:
-            found["knn_accuracy"] = _image_knn(
+            found["knn_top1"] = _image_knn(
                 *_pooled(features, self.probe, asked), *_pooled(reference, source, known)
             )
         return found

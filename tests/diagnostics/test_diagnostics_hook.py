@@ -13,6 +13,7 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine.train_loop import HookBase
+from detectron2.layers import ShapeSpec
 from PIL import Image
 from textures import SIZE, TEXTURES, build
 from torch import nn
@@ -116,9 +117,7 @@ def test_a_run_does_not_notice(method, folder, tmp_path):
     logged = {row["iteration"]: row for row in rows if "diagnostics/retrieval_miou" in row}
     assert sorted(logged) == [0, 1, 3, 5]  # before the first step, and after 2, 4 and 6
     names = {name for name in rows[0] | rows[1] if name.startswith("diagnostics/")}
-    assert {
-        f"diagnostics/{name}" for name in ("linear_miou", "cluster_miou", "corloc", "knn_accuracy")
-    } < names
+    assert {f"diagnostics/{name}" for name in ("linear_miou", "cluster_miou", "corloc", "knn_top1")} < names
     assert all(np.isfinite(row[name]) for row in logged.values() for name in names)
 
 
@@ -171,7 +170,7 @@ def test_half_of_one_set_is_the_memory(folder):
     classes = torch.from_numpy(suite.probe.classes)
     features[torch.arange(8), classes] = 1.0
     expected = np.mean([c in classes[::2].tolist() for c in classes[1::2].tolist()]) * 100
-    assert suite(lambda images: features)["knn_accuracy"] >= expected
+    assert suite(lambda images: features)["knn_top1"] >= expected
 
 
 def test_stereo_of_a_shifted_picture(tmp_path):
@@ -231,6 +230,30 @@ def test_unlabelled_photographs_will_do_for_the_default(folder):
     found = suite(TrunkFeatures(build_resnet(18, out_features=["res2"]), "res2", *torch.ones(2, 3)))
     assert {"image_rank", "cell_rank", "correspondence", "alignment"} < set(found)
     assert 1 <= found["image_rank"] <= 4
+
+
+class Passed(nn.Module):
+    """A trunk that gives back its input."""
+
+    def output_shape(self):
+        return {"input": ShapeSpec(channels=3, stride=1)}
+
+    def forward(self, images):
+        return {"input": images}
+
+
+def test_pixels_reach_the_trunk_as_the_model_says():
+    images = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 2, 2)
+    model = nn.Module()
+    model.backbone = Passed()
+    model.pixel_mean, model.pixel_std = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 8.0])
+    expected = (images.float() - model.pixel_mean.view(3, 1, 1)) / model.pixel_std.view(3, 1, 1)
+    torch.testing.assert_close(TrunkFeatures.of_model(model)(images), expected, rtol=0, atol=0)
+    model.input_format = "BGR"
+    torch.testing.assert_close(TrunkFeatures.of_model(model)(images.flip(1)), expected, rtol=0, atol=0)
+    del model.pixel_std
+    with pytest.raises(ConfigError, match="has no pixel_std"):
+        TrunkFeatures.of_model(model)
 
 
 @pytest.mark.parametrize(
