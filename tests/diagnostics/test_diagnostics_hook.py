@@ -15,8 +15,8 @@ from detectron2.config import LazyCall as L
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine.train_loop import HookBase
 from detectron2.layers import ShapeSpec
-from PIL import Image
 from diagnostics_textures import SIZE, TEXTURES, build
+from PIL import Image
 from torch import nn
 
 from densessl.config import load_config

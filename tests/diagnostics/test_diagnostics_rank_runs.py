@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import LazyCall as L
-from fvcore.common.param_scheduler import CosineParamScheduler
 from diagnostics_textures import build
+from fvcore.common.param_scheduler import CosineParamScheduler
 
 from densessl.config import load_config
 from densessl.diagnostics.hook import DiagnosticsHook
@@ -91,7 +91,8 @@ def warnings_in(output: Path) -> str:
 def test_random_early_late(datasets, tmp_path):
     """Retrieval and image rank put 0 < 15 < 120 steps; the linear probe does not at this size.
 
-    Measured over 150 steps: retrieval 16.8, 18.2, 20.6 %; image rank 4.6, 8.4, 10.3; linear probe 22.5, 19.5, 22.3 %.
+    Measured over 150 steps: retrieval 16.8, 18.2, 20.6 %; image rank 4.6, 8.4, 10.3; linear probe 22.5,
+    19.5, 22.3 %.
     """
     hook = {"diagnostics": ["spectrum", "retrieval"], "period": 15, "memory_dataset": datasets[0]}
     metrics = train(tmp_path, datasets, "densecl", 120, hook)
