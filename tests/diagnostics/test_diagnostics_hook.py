@@ -275,7 +275,7 @@ def test_pixels_reach_the_trunk_as_the_model_says():
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"dataset": "coral_vall"}, DataError, "no data set of that name"),
+        ({"dataset": "coral_vall"}, DataError, "neither a path nor a registered data set"),
         ({"diagnostics": ["retrival"]}, ConfigError, "Nearest: retrieval"),
         ({"diagnostics": []}, ConfigError, "empty"),
         ({"dataset": "diagnostics_bare", "diagnostics": ["linear"]}, DataError, "has no semantic labels"),
