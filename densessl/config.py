@@ -10,7 +10,7 @@ import inspect
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
@@ -172,7 +172,10 @@ def _lookup(cfg: DictConfig, key: str, text: str) -> Any:
 
 
 def _check_type(cfg: DictConfig, key: str, current: Any, value: Any, text: str) -> None:
-    """Refuses a value whose type differs from the one it replaces (an int may stand for a float)."""
+    """Refuses a value whose type differs from the one it replaces.
+
+    An int may stand for a float, a string for a list and a list for a string where the argument takes both.
+    """
     if current is _ABSENT or current is None or value is None:
         return
     if isinstance(value, str) and "${" in value:
@@ -196,12 +199,28 @@ def _check_type(cfg: DictConfig, key: str, current: Any, value: Any, text: str) 
         expected = (list,)
     else:
         return
+    if expected[-1] in (str, list) and type(value) in (str, list) and _takes_text_and_list(cfg, key):
+        return
     if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
         hint = f""" Quote it: '{key}="{value}"'.""" if expected == (str,) else ""
         raise ConfigError(
             f"Override {text!r}: {key} is {current!r}, so it takes {expected[-1].__name__}, "
             f"not {type(value).__name__}.{hint}"
         )
+
+
+def _takes_text_and_list(cfg: DictConfig, key: str) -> bool:
+    """Whether the argument behind `key` is annotated for both, or, as detectron2's, not at all."""
+    path, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, path)
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return False
+    target = locate(node["_target_"]) if isinstance(node["_target_"], str) else node["_target_"]
+    parameter = inspect.signature(target, eval_str=True).parameters.get(name)
+    if parameter is None or parameter.annotation is parameter.empty:
+        return True
+    kinds = {get_origin(kind) or kind for kind in get_args(parameter.annotation)}
+    return str in kinds and not kinds.isdisjoint((Sequence, list, tuple))
 
 
 def _lazy_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:

@@ -1,13 +1,16 @@
 """Configs and overrides are checked before anything is built."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from densessl.config import NOUNS, apply_overrides, get_config, load_config
 from densessl.errors import ConfigError
 
+ROOT = Path(__file__).parents[1]
 CONFIG = """
 import torch
 from detectron2.config import LazyCall as L
@@ -50,6 +53,20 @@ def test_valid_overrides_reach_the_config(config_file):
 
 
 @pytest.mark.parametrize(
+    ("recipe", "key", "value"),
+    [  # a string in the first recipe, a list in the second; detectron2's `names` has no annotation
+        ("projects/DenseCL/configs/densecl_R_50_coco_800ep.py", "train.dataset.source", ["/a", "/b"]),
+        ("configs/quickstart/densecl_R_18_coral.py", "train.dataset.source", "/a"),
+        ("configs/quickstart/mask_rcnn_R_18_coral_random.py", "train.dataset.names", ["mine", "yours"]),
+    ],
+)
+def test_one_or_several_where_the_argument_takes_both(recipe, key, value):
+    text = f"[{','.join(value)}]" if isinstance(value, list) else value
+    cfg = load_config(str(ROOT / recipe), [f"dataloader.{key}={text}"])
+    assert OmegaConf.select(cfg.dataloader, key) == value
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("train.max_itr=7", r"'train.max_itr=7'.*no key 'max_itr'.*Did you mean 'max_iter'"),
@@ -61,6 +78,8 @@ def test_valid_overrides_reach_the_config(config_file):
         ("train.amp=false", r"holds several values"),
         ("train.amp={enabeld: true}", r"Did you mean 'enabled'"),
         ("train.output_dir=5", r"takes str, not int.*Quote it"),
+        ("train.output_dir=[a,b]", r"takes str, not list"),
+        ("lr_multiplier.factors=a", r"takes list, not str"),
         ("train.max_iter.x=5", r"train.max_iter is 10, which has no key 'x'"),
         ("lr_multiplier.factors.5=0.1", r"is a list of 2"),
         ("+train.new=5", r"cannot be added"),
