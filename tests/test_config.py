@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from densessl.config import NOUNS, apply_overrides, get_config, load_config
 from densessl.errors import ConfigError
@@ -14,9 +13,14 @@ ROOT = Path(__file__).parents[1]
 CONFIG = """
 import torch
 from detectron2.config import LazyCall as L
+from detectron2.data import get_detection_dataset_dicts
+from densessl.data.sources import build_image_source
 
 model = L(torch.nn.Linear)(in_features=3, out_features=2)
-dataloader = dict(train=L(torch.utils.data.DataLoader)(dataset=[1, 2], batch_size=2))
+dataloader = dict(
+    train=L(torch.utils.data.DataLoader)(dataset=L(build_image_source)(source="a"), batch_size=2),
+    test=L(torch.utils.data.DataLoader)(dataset=L(get_detection_dataset_dicts)(names="a")),
+)
 optimizer = L(torch.optim.SGD)(lr=0.1)
 lr_multiplier = dict(factors=[1.0, 0.1])
 train = dict(max_iter=10, output_dir="out", amp=dict(enabled=True), seed=None)
@@ -52,18 +56,16 @@ def test_valid_overrides_reach_the_config(config_file):
     assert sorted(cfg) == sorted(NOUNS)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "key", "value"),
-    [  # a string in the first recipe, a list in the second; detectron2's `names` has no annotation
-        ("projects/DenseCL/configs/densecl_R_50_coco_800ep.py", "train.dataset.source", ["/a", "/b"]),
-        ("configs/quickstart/densecl_R_18_coral.py", "train.dataset.source", "/a"),
-        ("configs/quickstart/mask_rcnn_R_18_coral_random.py", "train.dataset.names", ["mine", "yours"]),
-    ],
-)
-def test_one_or_several_where_the_argument_takes_both(recipe, key, value):
-    text = f"[{','.join(value)}]" if isinstance(value, list) else value
-    cfg = load_config(str(ROOT / recipe), [f"dataloader.{key}={text}"])
-    assert OmegaConf.select(cfg.dataloader, key) == value
+def test_an_argument_takes_what_its_annotation_allows(config_file):
+    overrides = ["dataloader.train.dataset.source=[b,c]", "dataloader.test.dataset.names=[b,c]"]
+    cfg = load_config(config_file(), overrides)
+    assert cfg.dataloader.train.dataset.source == ["b", "c"]
+    assert cfg.dataloader.test.dataset.names == ["b", "c"]
+
+
+def test_a_node_with_a_target_replaces_the_old_one(config_file):
+    cfg = load_config(config_file(), ["model={_target_: torch.nn.ReLU, inplace: true}"])
+    assert dict(cfg.model) == {"_target_": "torch.nn.ReLU", "inplace": True}
 
 
 @pytest.mark.parametrize(
@@ -78,13 +80,17 @@ def test_one_or_several_where_the_argument_takes_both(recipe, key, value):
         ("train.amp=false", r"holds several values"),
         ("train.amp={enabeld: true}", r"Did you mean 'enabled'"),
         ("train.output_dir=5", r"takes str, not int.*Quote it"),
-        ("train.output_dir=[a,b]", r"takes str, not list"),
-        ("lr_multiplier.factors=a", r"takes list, not str"),
         ("train.max_iter.x=5", r"train.max_iter is 10, which has no key 'x'"),
         ("lr_multiplier.factors.5=0.1", r"is a list of 2"),
         ("+train.new=5", r"cannot be added"),
         ("~train.seed", r"cannot be added or deleted"),
         ("train.max_iter", r"not of the form key=value"),
+        ("optimizer.foreach=maybe", r"optimizer.foreach is None, so it takes bool, not str"),  # no value yet
+        ("model.bias=maybe", r"model.bias is None, so it takes bool, not str"),
+        ("dataloader.train.dataset.source=5", r"takes str or list, not int"),
+        ("dataloader.test.dataset.names=5", r"takes str or list, not int"),
+        ("dataloader.test={_target_: densessl.data.build.build_test_loader2}", r"cannot be imported"),
+        ("model={_target_: torch.nn.ReLU, inplce: true}", r"takes no argument 'inplce'.*'inplace'"),
     ],
 )
 def test_wrong_override_is_named(config_file, override, message):
@@ -132,3 +138,17 @@ def test_override_of_interpolated_value():
     cfg = get_config("common/optim.py")
     apply_overrides(cfg, ["SGD.lr=0.5"])
     assert cfg.SGD.params.base_lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch"),
+    [
+        ("projects/DenseCL/configs/densecl_R_50_coco_800ep.py", 256),
+        ("projects/DenseCL/configs/simsiam_R_50_imagenet_100ep.py", 512),
+        ("configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_2fc.py", 16),
+    ],
+)
+def test_the_rate_of_a_recipe_scales_from_its_own_batch(recipe, batch):
+    cfg = load_config(str(ROOT / recipe), [f"dataloader.train.total_batch_size={batch // 4}"])
+    assert cfg.train.lr_scaling.base_batch == batch
+    assert load_config(str(ROOT / recipe), ["train.lr_scaling.base_batch=7"]).train.lr_scaling.base_batch == 7

@@ -8,6 +8,7 @@ file proposes to switch that protection off; here damage and refusal are told ap
 import argparse
 import collections
 import io
+import os
 import pickle
 import re
 from typing import Any
@@ -108,10 +109,12 @@ def _kind(path: str) -> str:
         return "zip"
     if head == _LEGACY_TORCH:
         return "legacy"
+    # eight bytes for the length of a JSON header, then the header; a length may begin like a pickle
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
+        return "safetensors"
     if head.startswith(pickle.PROTO):
         return "pickle"
-    # eight bytes for the length of a JSON header, then the header
-    if path.endswith(".safetensors") or head[8:9] == b"{":
+    if path.endswith(".safetensors"):
         return "safetensors"
     return "pickle" if path.endswith(".pkl") else "legacy"
 

@@ -143,6 +143,8 @@ def build_optimizer(cfg: DictConfig, model: nn.Module, batch: int) -> torch.opti
     try:
         cfg.optimizer.lr, cfg.optimizer.params.model = scaled, model
         return instantiate(cfg.optimizer)
+    except ValueError as error:  # torch's own check of the numbers
+        raise ConfigError(f"optimizer: {error}") from error
     finally:  # the config stays what the user wrote
         cfg.optimizer.lr = lr
         del cfg.optimizer.params["model"]
@@ -178,6 +180,8 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     model = build_model(cfg, device)
     if hasattr(model, "validate_batch"):  # a queue is filled by whole steps
         model.validate_batch(loader.total_batch_size, comm.get_world_size())
+    if hasattr(model, "check_dataset"):
+        model.check_dataset(loader.num_images)
     optimizer = build_optimizer(cfg, model, loader.total_batch_size)
     trainer = Trainer(
         wrap_ddp(cfg, model, device),

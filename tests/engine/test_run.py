@@ -101,6 +101,25 @@ def test_workers_and_accumulation_resume_exactly(tmp_path, workers):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize("stop_at", [1, 6])
+def test_float16_with_skipped_steps_resumes_exactly(tmp_path, monkeypatch, stop_at):
+    """Stopped right after a skipped step, and between steps of which each third one overflows."""
+    scaler = functools.partial(
+        torch.amp.GradScaler, init_scale=2.0**40, backoff_factor=2.0**-20, growth_interval=2
+    )
+    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(scaler, growth_factor=2.0**20))
+    options = [*EMA, "train.amp={enabled: true, dtype: float16}"]
+    run(tmp_path / "whole", *options)
+    hooks = [L(SendSignal)(signum=int(signal.SIGTERM), iteration=stop_at)]
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path / "parts", *options, hooks=hooks)
+    run(tmp_path / "parts", *options, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    ours, whole = (checkpoint(tmp_path / name)["trainer"] for name in ("parts", "whole"))
+    assert ours["scaler"] == whole["scaler"]
+    assert ours["skipped_steps"] == whole["skipped_steps"] >= 3
+
+
 def test_evaluation_in_between_changes_nothing(tmp_path):
     run(tmp_path / "never", *EMA)
     run(tmp_path / "often", *EMA, "train.eval_period=3")
@@ -309,9 +328,12 @@ def test_wandb_gets_what_the_other_writers_get(tmp_path, monkeypatch):
     fake = types.ModuleType("wandb")
     fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     fake.run = FakeRun()
-    fake.init = lambda **kwargs: fake.run
+    fake.started = []
+    fake.init = lambda **kwargs: (fake.started.append(kwargs["id"]), fake.run)[1]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     run(tmp_path, "train.wandb.enabled=true", "train.eval_period=100")
     written = [(row["iteration"], row["total_loss"]) for row in rows(tmp_path) if "total_loss" in row]
     assert fake.run.logged[:3] == written
     assert fake.run.finished
+    run(tmp_path, "train.wandb.enabled=true", "train.max_iter=14", "train.eval_period=100", resume=True)
+    assert fake.started[0] == fake.started[1] != ""  # one run there as well
