@@ -2,7 +2,7 @@
 
 Rules (docs/index.md has the table for readers):
 
-    runs     trainer commands of the pages and tools of RUN: with small data and sizes
+    runs     trainer commands of the pages and tools of RUN: with small data and sizes, in one process
     dry run  tools of DRY, with their own `--dry-run`
     loads    other trainer commands: the config loads with the overrides, no process is started
     parses   everything else: only the arguments are read
