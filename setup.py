@@ -47,7 +47,7 @@ EXTRAS_REQUIRE = {
     # site of docs/: theme, and API pages from docstrings without importing the code
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=2,<3"],
     # lightly: an oracle for losses; xdist: two test processes on two cores
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "lightly>=1.6", "ruff"],
+    "test": ["pytest>=9", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "lightly>=1.6", "ruff"],
 }
 
 

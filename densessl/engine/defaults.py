@@ -209,6 +209,7 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     _register_hooks(cfg, trainer, checkpointer, results)
     start = _starting_point(cfg, args, checkpointer, model)
     if start >= cfg.train.max_iter:
+        checkpointer.save_step(start, final=True)  # a kill may have come before it had its second name
         _say_finished(cfg)
         return {}
     loader.set_step(start)
@@ -217,7 +218,8 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
         trainer.register_hooks([WriterHook(writers, cfg.train.log_period, cfg.train.output_dir)])
     # last: nothing random may happen between this and the first step
     trainer.register_hooks([CallbackHook(before_train=lambda trainer: checkpointer.restore_rng())])
-    trainer.train(start, cfg.train.max_iter)
+    with contextlib.closing(trainer):
+        trainer.train(start, cfg.train.max_iter)
     return results
 
 

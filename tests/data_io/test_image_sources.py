@@ -48,7 +48,7 @@ def tree(tmp_path):
 
 def run_python(program: str, *args: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "ignore", "-c", program, *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
 
 
 def ids(source) -> list[str]:

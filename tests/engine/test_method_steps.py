@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from engine_toy import HostReads, make_trainer, preload
+from narrow import make_narrow
 from PIL import Image
 
 from densessl.config import load_config
@@ -41,6 +42,7 @@ def method_trainer(name: str, images: Path, output_dir: Path, **kwargs) -> Train
             "dataloader.train.mapper.crop_size=32",
         ],
     )
+    make_narrow(cfg.model)
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     loader = instantiate(cfg.dataloader.train)
@@ -112,6 +114,7 @@ def run_method(name: str, images: Path, output_dir: Path, *overrides: str) -> No
             *overrides,
         ],
     )
+    make_narrow(cfg.model)
     defaults.run(cfg, Namespace(resume=False, eval_only=False))
 
 

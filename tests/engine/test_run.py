@@ -1,9 +1,12 @@
 """Whole runs of the toy config in this process: resume law, signals, evaluation, refusals."""
 
+import contextlib
 import functools
+import gc
 import importlib.machinery
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -17,6 +20,7 @@ from detectron2.config import LazyCall as L
 from detectron2.engine.train_loop import HookBase
 from engine_toy import assert_same
 
+from densessl.checkpoint.files import verify
 from densessl.config import load_config
 from densessl.engine import defaults
 from densessl.engine.signals import TrainingInterrupted
@@ -120,6 +124,18 @@ def test_float16_with_skipped_steps_resumes_exactly(tmp_path, monkeypatch, stop_
     assert ours["skipped_steps"] == whole["skipped_steps"] >= 3
 
 
+@pytest.mark.parametrize("hooks", [[], [L(SendSignal)(signum=int(signal.SIGTERM), iteration=1)]])
+def test_workers_end_with_the_run(tmp_path, hooks):
+    """At once: the garbage collector, which may find torch's queues first, would wait 5 s for each."""
+    gc.disable()
+    try:
+        with contextlib.suppress(TrainingInterrupted):
+            run(tmp_path, "dataloader.train.num_workers=2", "train.max_iter=3", hooks=hooks)
+        assert not multiprocessing.active_children()
+    finally:
+        gc.enable()
+
+
 def test_evaluation_in_between_changes_nothing(tmp_path):
     run(tmp_path / "never", *EMA)
     run(tmp_path / "often", *EMA, "train.eval_period=3")
@@ -140,6 +156,20 @@ def test_resume_of_a_finished_run_does_nothing(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")}
     assert run(tmp_path, resume=True) == {}
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")} == before
+
+
+@pytest.mark.parametrize("lost", ["model_final.pth*", "model_0000012.pth.json model_final.pth*", "model_0*"])
+def test_resume_gives_the_last_checkpoint_the_name_that_a_kill_prevented(tmp_path, lost):
+    run(tmp_path)
+    for pattern in lost.split():
+        for path in tmp_path.glob(pattern):
+            path.unlink()
+    assert run(tmp_path, resume=True) == {}
+    assert checkpoint(tmp_path)["iteration"] == 12
+    verify(str(tmp_path / "model_final.pth"))
+    if lost != "model_0*":
+        assert (tmp_path / "model_final.pth").samefile(tmp_path / "model_0000012.pth")
+    assert not list(tmp_path.glob("*tmp"))
 
 
 def test_longer_resume_continues(tmp_path, caplog):
