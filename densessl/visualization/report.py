@@ -44,9 +44,13 @@ BOOKKEEPING = {
     "skipped_steps",
     "loss_scale",
     "lr",
+    "diagnostics/seconds",
 }
 # Health curves that share a chart and an axis: (title, text that the metric's name contains, axis).
 CHARTS = (
+    ("Segmentation and class from features, %", ("_miou", "diagnostics/knn"), None),
+    ("Correspondence, %", ("diagnostics/correspondence", "diagnostics/stereo"), None),
+    ("Effective rank of the trunk", ("image_rank", "cell_rank"), None),
     ("Similarity of positives and negatives", ("positive_", "negative_"), None),
     ("Positive ranked first among K+1", ("accuracy",), (0.0, 1.0)),
     ("Share of key locations that are matched", ("match_distinct",), (0.0, 1.0)),
