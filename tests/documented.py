@@ -27,6 +27,7 @@ RUN = {
     "datasets/prepare_photos.py",
     "datasets/prepare_stereo.py",
     "datasets/prepare_textures.py",
+    "tools/diagnose.py",
     "tools/folder2lmdb.py",
     "tools/make_report.py",
     "tools/visualize_views.py",
