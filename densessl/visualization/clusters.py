@@ -98,7 +98,7 @@ def draw_clusters(image: np.ndarray, cluster_map: np.ndarray) -> np.ndarray:
 
 def _number_parts(canvas: np.ndarray, mask: np.ndarray, number: int) -> None:
     """Writes the number where each part is widest: colour alone must not name a cluster."""
-    scale = max(canvas.shape[:2]) / 800
+    scale = max(0.35, max(canvas.shape[:2]) / 800)
     count, parts = cv2.connectedComponents(mask)
     for part in range(1, count):
         # The edge of the picture counts as a border: numbers must not be cut by it.
