@@ -148,6 +148,7 @@ def line_chart(
     *,
     title: str,
     unit: str = "",
+    note: str = "",
     references: Sequence[tuple[str, float]] = (),
     value_range: tuple[float, float] | None = None,
 ) -> str:
@@ -157,6 +158,7 @@ def line_chart(
         series: up to NUM_SERIES lines; those without a finite value are named below the drawing.
         title: what is shown; heads the figure and names it for assistive technology.
         unit: of the values, over the vertical axis.
+        note: a sentence below the legend.
         references: (label, value) of dashed horizontal lines, such as the chance level.
         value_range: (low, high) of the vertical axis; by default the data and references with a margin.
 
@@ -195,8 +197,11 @@ def line_chart(
     )
     legend = _legend(drawn) if len(drawn) > 1 or drawn[0].name != title else ""
     absent = ", ".join(s.name for s in series if not len(s.finite))
-    note = f"<p>{escape(f'Nothing finite was logged of {absent}.')}</p>" if absent else ""
-    return f"<figure><strong>{escape(title)}</strong>{svg}{legend}{note}{_numbers(drawn, title)}</figure>"
+    if absent:
+        note = f"{note} Nothing finite was logged of {absent}.".strip()
+    caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
+    numbers = _numbers(drawn, title)
+    return f"<figure><strong>{escape(title)}</strong>{svg}{legend}{caption}{numbers}</figure>"
 
 
 def _axes(x, y, span: tuple[int, int], value_range: tuple[float, float], unit: str) -> str:

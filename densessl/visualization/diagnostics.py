@@ -104,7 +104,7 @@ def is_diagnostic(name: str) -> bool:
 
 
 def diagnostics_section(metrics: Mapping[str, Series]) -> str:
-    """A table of first and last values with their sentences, and the curves; HTML.
+    """A table of first and last values, and the curves with a sentence each; HTML.
 
     Args:
         metrics: of one run; those that are no diagnostics are left out.
@@ -119,17 +119,17 @@ def diagnostics_section(metrics: Mapping[str, Series]) -> str:
     for group in GROUPS:
         chosen = [left.pop(name).renamed(name) for name in group.names if name in left]
         if chosen:
-            charts += line_charts(chosen, title=group.title, unit=group.unit)
-            rows += [_row(series, group.text) for series in chosen]
+            charts += line_charts(chosen, title=group.title, unit=group.unit, note=group.text)
+            rows += [_row(series, group.unit) for series in chosen]
     for name, series in left.items():
-        charts += line_charts([series.renamed(name)], title=name)
-        rows.append(_row(series.renamed(name), "Not described here."))
-    headers = ["Diagnostic", "first", "last", "what it says"]
-    table = page.table(headers, rows, caption="Diagnostics at the first and the last scoring")
+        charts += line_charts([series.renamed(name)], title=name, note="Not described in this report.")
+        rows.append(_row(series.renamed(name), ""))
+    headers = ["Diagnostic", "first", "last", "unit"]
+    table = page.table(headers, rows, caption="Diagnostics at the first and the last scoring", numeric=True)
     return f'{table}<div class="grid">{"".join(charts)}</div>'
 
 
-def _row(series: Series, text: str) -> list[str]:
+def _row(series: Series, unit: str) -> list[str]:
     finite = series.finite
     ends = [f"{finite[0]:.4g}", f"{finite[-1]:.4g}"] if len(finite) else ["not finite"] * 2
-    return [series.name, *ends, text]
+    return [series.name, *ends, unit or "none"]

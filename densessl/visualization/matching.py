@@ -30,7 +30,7 @@ from densessl.visualization.photographs import Photograph
 from densessl.visualization.views import ViewPair, view_pair
 
 VIEW_SIZE = 224  # pixels: the usual crop of pretraining, 7 x 7 cells at stride 32
-PAIRS_PER_IMAGE = 4
+PAIRS_PER_IMAGE = 3
 DRAWN_PAIRS = 3
 DRAWN_MATCHES = 16  # more lines hide the photographs
 NO_THRESHOLD = -1.0

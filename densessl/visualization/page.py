@@ -117,7 +117,7 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:
 .missing{border:1px dashed var(--muted);border-radius:8px;padding:.7rem .9rem;max-width:46rem}
 footer{margin-top:3rem;padding-top:1rem;padding-bottom:2.5rem;border-top:1px solid var(--rule)}
 @media (max-width:40rem){header,main,footer{padding-left:.9rem;padding-right:.9rem}h1{font-size:1.55rem}
-tbody th{white-space:normal;overflow-wrap:anywhere;min-width:7rem}
+tbody th{white-space:normal;overflow-wrap:anywhere;min-width:9.5rem}
 .strip,.strip.stack{grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr))}
 .grid,.pairs{grid-template-columns:minmax(0,1fr)}}
 @media print{h2{break-after:avoid}figure{break-inside:avoid}}

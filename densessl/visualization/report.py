@@ -24,7 +24,7 @@ from densessl.visualization.pictures import cluster_section, detection_section, 
 from densessl.visualization.runs import Run, read_recipe
 
 UNTRAINED = 3  # random starts that are scored; the first one is drawn
-SCORED = 8  # photographs that correspondences are scored on, at least: with four, chance decides
+SCORED = 16  # photographs that correspondences are scored on, at least: with four, chance decides
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def test_diagnostics_have_values_and_a_sentence_and_unknown_ones_are_kept(report
     text = report[1].text["diagnostics"]
     for fact in ("retrieval_miou", "11.5", "23.75", "nearest labelled locations", "novel", "47.5"):
         assert fact in text, fact
-    assert "Not described here" in text
+    assert "Not described in this report" in text
 
 
 def test_a_metric_that_nobody_knows_has_a_chart(report):
