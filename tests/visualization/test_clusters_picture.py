@@ -38,4 +38,5 @@ def test_cells_are_tinted_outlined_and_numbered():
         assert np.abs(drawing[point] - expected).max() <= 1
     assert (drawing[:, 36:44] == 255).all(axis=2).any()  # the border between the two
     plain = draw_clusters(image, np.array([[0, 0, 0]]))
-    assert (plain[25:55, 20:100] < 60).all(axis=2).any()  # black under the number
+    assert (plain[5:75, 5:115] > 200).all(axis=2).any()  # a white number away from the outline
+    assert (plain[5:75, 5:115] < 0.7 * plain[5, 5]).all(axis=2).any()  # with a black rim
