@@ -45,7 +45,7 @@ EXTRAS_REQUIRE = {
     "gpu": ["faiss-gpu"],  # replaces faiss-cpu: uninstall that first
     "proposals": ["opencv-contrib-python-headless"],  # replaces the plain headless wheel
     # lightly: an oracle for losses; xdist: two test processes on two cores
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "lightly>=1.6", "ruff"],
+    "test": ["pytest>=9", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "lightly>=1.6", "ruff"],
 }
 
 

@@ -33,14 +33,15 @@ def text_of(path: Path) -> str:
 
 
 def commands(path: Path) -> Iterator[tuple[str, ...]]:
-    """(script, argument, ...) of each Python command; PLACEHOLDERS stay."""
+    """(script, argument, ...) of each Python command; placeholders of a certain type are filled in."""
     lines = text_of(path).splitlines()
     if path.suffix == ".md":
         lines = [line for line in lines if line.startswith("    ")] + INLINE.findall("\n".join(lines))
     for line in lines:
-        for part in line.strip().split(" && "):
+        line = line.strip().replace("=NUMBER", "=1").replace(" LAYOUT", " detectron2")
+        for part in line.split(" && "):
             if found := COMMAND.match(part):
-                yield (found[1], *shlex.split(found[2].replace("=NUMBER", "=1"), comments=True))
+                yield (found[1], *shlex.split(found[2], comments=True))
 
 
 ALL = sorted({command for path in [*PAGES, *CONFIGS] for command in commands(path)})

@@ -14,10 +14,13 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from densessl.data.datasets import register_datasets
+from densessl.data.datasets.annotation_check import POLICIES, check_annotations
 from densessl.data.datasets.guard import guard_annotations
 from densessl.errors import CheckpointError, ConfigError, DataError
 
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+# Metadata of detectron2's data sets that are files or folders
+DATASET_PATHS = ("json_file", "image_root", "dirname", "sem_seg_root", "panoptic_json", "image_dir", "gt_dir")
 
 
 def check_values(cfg: DictConfig, args: Namespace) -> None:
@@ -42,13 +45,18 @@ def check_values(cfg: DictConfig, args: Namespace) -> None:
     for key in ("norm", "value"):
         limit = train.clip_grad[key]
         _require(
-            limit is None or limit > 0,
+            limit is None or (isinstance(limit, (int, float)) and limit > 0),
             f"train.clip_grad.{key}={limit}",
-            "it must be positive, or null for off",
+            "it must be a positive number, or null for off",
         )
     lr = OmegaConf.select(cfg, "optimizer.lr")
     _require(lr is None or (math.isfinite(lr) and lr >= 0), f"optimizer.lr={lr}", "it must be a number >= 0")
-    _require(train.lr_scaling.base_batch > 0, "train.lr_scaling.base_batch", "it must be positive")
+    base = train.lr_scaling.base_batch
+    _require(
+        base is not None and base > 0 or not train.lr_scaling.enabled,
+        f"train.lr_scaling.base_batch={base}",
+        "it must be the positive batch that optimizer.lr was chosen for",
+    )
     _require(
         not (train.compile and train.activation_checkpointing),
         "train.compile and train.activation_checkpointing are both true",
@@ -59,6 +67,8 @@ def check_values(cfg: DictConfig, args: Namespace) -> None:
         "train.wandb.enabled is true but wandb is not installed",
         "`pip install 'densessl[wandb]'`, or set it to false",
     )
+    policy = train.get("bad_annotations", "raise")
+    _require(policy in POLICIES, f"train.bad_annotations={policy!r}", f"use {' or '.join(POLICIES)}")
     if args.eval_only:
         _require(
             train.init_checkpoint, "--eval-only without train.init_checkpoint", "name the weights to evaluate"
@@ -87,9 +97,11 @@ def check_batch(cfg: DictConfig, world_size: int) -> None:
 
 
 def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
-    """Checks that the dataset names of the loaders are registered and their files exist.
+    """Checks that the dataset names of the loaders are registered, their files exist and are sound.
 
-    What is evaluated after training is loaded once, so that damage in it is found before and not after.
+    COCO and LVIS annotations are read and checked (`check_annotations`), and the model's number of classes
+    is compared with theirs. What is evaluated after training is loaded once, so that damage in it is found
+    before and not after.
 
     Args:
         cfg: whole config.
@@ -97,10 +109,12 @@ def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
 
     Raises:
         DataError: naming the dataset, what is missing or damaged, and the nearest registered name.
+        ConfigError: the model has another number of classes than a data set.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     register_datasets()
+    classes: dict[str, Sequence[str]] = {}
     for part in parts:
         names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
         if names is None:
@@ -114,16 +128,64 @@ def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
                 hint = f" Nearest: {', '.join(close)}." if close else ""
                 raise DataError(f"dataloader.{part}.dataset: {name!r} is not a registered dataset.{hint}")
             metadata = MetadataCatalog.get(name)
-            for key in ("json_file", "image_root", "dirname", "sem_seg_root", "panoptic_json"):
+            _require(
+                not str(metadata.get("evaluator_type")).startswith("cityscapes")
+                or _is_installed("cityscapesscripts"),
+                f"dataloader.{part}.dataset: {name!r} needs cityscapesscripts, which is not installed",
+                "`pip install 'densessl[cityscapes]'`",
+            )
+            for key in DATASET_PATHS:
                 path = getattr(metadata, key, None)
                 if isinstance(path, str) and "://" not in path and not os.path.exists(path):
+                    how = metadata.get("how_to_build", "Put the data there")
                     raise DataError(
-                        f"dataset {name!r}: {path} ({key}) does not exist. Put the data there, or set "
+                        f"dataset {name!r}: {path} ({key}) does not exist. {how}, or set "
                         "DETECTRON2_DATASETS to the folder that holds it (datasets/README.md)."
                     )
             guard_annotations(name)
+            policy = OmegaConf.select(cfg, "train.bad_annotations", default="raise")
+            folder = OmegaConf.select(cfg, "train.output_dir", default="output")
+            found = check_annotations(name, policy, folder, training=part == "train")
             if part == "test":
                 DatasetCatalog.get(name)
+            found = found or metadata.get("thing_classes")
+            if found:
+                classes[name] = found
+    _check_classes(cfg, classes)
+
+
+def _check_classes(cfg: DictConfig, classes: dict[str, Sequence[str]]) -> None:
+    """Raises unless the model and all data sets have the same classes.
+
+    Args:
+        classes: data set name -> class names, where known.
+    """
+    for name, names in classes.items():
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        for key in ("model.roi_heads.num_classes", "model.num_classes"):
+            count = OmegaConf.select(cfg, key)
+            _require(
+                count is None or count == len(names),
+                f"{key}={count}, but data set {name!r} has {len(names)} classes ({shown})",
+                f"set {key}={len(names)}, or name another data set",
+            )
+    (first, expected), *others = classes.items() or [("", [])]
+    for name, names in others:
+        differing = [f"{a!r} and {b!r}" for a, b in zip(expected, names) if a != b]
+        if differing or len(names) != len(expected):
+            raise DataError(
+                f"data sets {first!r} and {name!r} do not have the same classes in the same order: "
+                f"{len(expected)} and {len(names)}; first difference: {(differing or ['their number'])[0]}."
+            )
+
+
+def check_evaluator(cfg: DictConfig) -> None:
+    """Builds the evaluator once, so that one that refuses the data set does so before and not after training.
+
+    Call it after `check_datasets`, which loads what evaluators look up.
+    """
+    if "evaluator" in cfg.dataloader:
+        instantiate(cfg.dataloader.evaluator)
 
 
 def amp_dtype(amp: Any, device: torch.device) -> torch.dtype | None:

@@ -1,4 +1,4 @@
-"""COCO box and mask AP through faster-coco-eval.
+"""COCO box, mask and keypoint AP through faster-coco-eval.
 
 faster-coco-eval computes what pycocotools computes (the tests compare every digit) several times faster,
 and, unlike detectron2's own fast path, without detectron2's compiled extension.
@@ -22,27 +22,33 @@ from densessl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # order of COCOeval's first six statistics
-TASKS = ("bbox", "segm")
+KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl")  # small persons have no keypoints
+TASKS = ("bbox", "segm", "keypoints")
+COCO_KEYPOINTS = 17
 
 
 class COCOEvaluator(Detectron2COCOEvaluator):
     """detectron2's `COCOEvaluator` with another engine and without its silent failures.
 
-    Results are `{"bbox": {...}, "segm": {...}}` with AP, AP50, AP75, APs, APm, APl, and AP-<class> and
-    AP50-<class> where there are several classes; plain floats from 0 to 100. A metric that has no value (no
-    predictions at all, or no ground truth of that size or class) is left out and logged as n/a, so that no
-    NaN reaches logs, JSON or averages. Ranks other than the main one get {}.
+    Results are `{"bbox": {...}, "segm": {...}, "keypoints": {...}}` with AP, AP50, AP75, APs (not of
+    keypoints), APm, APl, and AP-<class> and AP50-<class> where there are several classes; plain floats from 0
+    to 100. A metric that has no value (no predictions at all, or no ground truth of that size or class) is
+    left out and logged as n/a, so that no NaN reaches logs, JSON or averages. Ranks other than the main one
+    get {}. Keypoints are compared by object keypoint similarity, which the area of the person scales
+    (https://cocodataset.org/#keypoints-eval).
 
     Args:
         dataset_name: a registered data set with COCO annotations. It is loaded if it was not before:
             otherwise detectron2 would not map classes back to category ids and report AP 0 in silence.
-        tasks: of "bbox" and "segm"; None takes what the predictions have.
+        tasks: of "bbox", "segm" and "keypoints"; None takes what the predictions have.
         distributed: gather predictions of all ranks; False evaluates those of this process.
         output_dir: where to write coco_instances_results.json and instances_predictions.pth, if anywhere.
-        max_dets_per_image: detections that count, best first.
+        max_dets_per_image: detections that count, best first; of persons with keypoints always 20.
+        keypoint_sigmas: tolerance of each keypoint relative to the size of the object; None: COCO's 17.
 
     Raises:
-        ConfigError: an unknown task, or a data set without COCO annotations or category ids.
+        ConfigError: an unknown task, a data set without COCO annotations or category ids, or "keypoints" of
+            a data set that has none or another number of them than there are tolerances.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         output_dir: str | None = None,
         *,
         max_dets_per_image: int = 100,
+        keypoint_sigmas: Sequence[float] | None = None,
     ) -> None:
         if tasks is not None and not set(tasks) <= set(TASKS):
             raise ConfigError(f"evaluator of {dataset_name}: tasks {list(tasks)}; choose from {list(TASKS)}.")
@@ -71,10 +78,27 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             distributed=distributed,
             output_dir=output_dir,
             use_fast_impl=False,
+            kpt_oks_sigmas=() if keypoint_sigmas is None else tuple(keypoint_sigmas),
         )
         self._max_dets_per_image = [1, 10, max_dets_per_image]
         # In place of pycocotools' object, which the other engine does not take.
         self._coco_api = COCO(copy.deepcopy(self._coco_api.dataset))
+        if tasks is not None and "keypoints" in tasks and self._do_evaluation:
+            self._check_keypoints()
+
+    def _check_keypoints(self) -> None:
+        """Refuses a data set whose annotations COCOeval would fail on, after the training."""
+        expected = self._num_keypoints()
+        for annotation in self._coco_api.anns.values():
+            found = _keypoints_in(annotation)
+            if found != expected:
+                raise ConfigError(
+                    f"evaluator of {self._metadata.name}: task 'keypoints' needs {expected} keypoints in "
+                    f"each annotation of {self._metadata.json_file}; number {annotation.get('id')} has "
+                    f"{found}. Use a keypoint data set (keypoints_coco_2017_val), give "
+                    'evaluator.keypoint_sigmas one number per keypoint, or take "keypoints" out of '
+                    "evaluator.tasks."
+                )
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list | None = None) -> None:
         """Fills `self._results` from gathered predictions (overrides detectron2's)."""
@@ -90,6 +114,9 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         for task in self._tasks or self._tasks_from_predictions(detections):
             evaluation = self._run_engine(detections, task, img_ids) if detections else None
             self._results[task] = self._derive_coco_results(evaluation, task)
+
+    def _num_keypoints(self) -> int:
+        return len(self._kpt_oks_sigmas) or COCO_KEYPOINTS
 
     def _to_dataset_categories(self, detections: list[dict]) -> None:
         """Replaces contiguous class indices by the data set's category ids, in place."""
@@ -110,8 +137,16 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         dropped = ("bbox",) if task == "segm" else ()
         fields = [{k: v for k, v in d.items() if k not in dropped} for d in detections]
         found = self._coco_api.loadRes(fields)
-        evaluation = COCOeval_faster(self._coco_api, found, task, print_function=_no_print)
-        evaluation.params.maxDets = self._max_dets_per_image
+        evaluation = COCOeval_faster(self._coco_api, found, task, print_function=no_print)
+        if task != "keypoints":
+            evaluation.params.maxDets = self._max_dets_per_image
+        elif _keypoints_in(detections[0]) != self._num_keypoints():
+            raise ConfigError(
+                f"the model predicted {_keypoints_in(detections[0])} keypoints, but {self._metadata.name} "
+                f"has {self._num_keypoints()}: set model.roi_heads.keypoint_head.num_keypoints to that."
+            )
+        elif self._kpt_oks_sigmas:
+            evaluation.params.kpt_oks_sigmas = np.array(self._kpt_oks_sigmas)
         if img_ids is not None:
             evaluation.params.imgIds = img_ids
         evaluation.evaluate()
@@ -132,7 +167,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         if coco_eval is None:
             logger.warning("%s on %s: no predictions at all, metrics are n/a.", iou_type, self._metadata.name)
             return {}
-        values = {name: float(value) for name, value in zip(METRICS, coco_eval.stats)}
+        metrics = KEYPOINT_METRICS if iou_type == "keypoints" else METRICS
+        values = {name: float(value) for name, value in zip(metrics, coco_eval.stats)}
         names = class_names if class_names is not None else self._metadata.get("thing_classes", ())
         if len(names) > 1:
             values.update(per_class_ap(coco_eval.eval["precision"], names))
@@ -141,7 +177,12 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         return known
 
 
-def _no_print(*_: object) -> None:
+def _keypoints_in(annotation: Mapping) -> int:
+    """How many keypoints a COCO annotation or result has: x, y and a third number for each."""
+    return len(annotation.get("keypoints", ())) // 3
+
+
+def no_print(*_: object) -> None:
     """In place of COCOeval's summary, which repeats the table in another form."""
 
 

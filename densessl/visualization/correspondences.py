@@ -153,11 +153,25 @@ def match_accuracy(
     Args:
         query, key: (C, h, w) features of the two views, same size.
     """
-    correct, inside = correct_pairs(tuple(query.shape[1:]), query_geometry, key_geometry)
+    return count_matches(
+        query, key, *correct_pairs(tuple(query.shape[1:]), query_geometry, key_geometry), threshold
+    )
+
+
+def count_matches(
+    query: Tensor, key: Tensor, correct: Tensor, counted: Tensor, threshold: float = THRESHOLD
+) -> MatchAccuracy:
+    """Scores the matches of two images of which the right pairs are known.
+
+    Args:
+        query, key: (C, h, w) features of the two images, same size.
+        correct: (S, S) bool, right pairs; a first location that does not count has none.
+        counted: (S,) bool, first locations that have a partner.
+    """
     nearest = cosine_matrix(query, key).argmax(dim=1)  # (S,)
     matches = mutual_matches(query, key, threshold)
     return MatchAccuracy(
-        cells=int(inside.sum()),
+        cells=int(counted.sum()),
         nearest_correct=int(correct[torch.arange(len(nearest)), nearest].sum()),
         mutual=len(matches),
         mutual_correct=int(correct[matches.query, matches.key].sum()),

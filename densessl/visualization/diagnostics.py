@@ -52,7 +52,7 @@ GROUPS = (
     Group(
         "Image nearest neighbours",
         "Each image takes the class of its nearest images by pooled features; higher is better.",
-        ("knn_accuracy",),
+        ("knn_top1",),
         "right, %",
     ),
     Group(
@@ -79,7 +79,7 @@ GROUPS = (
         "Effective rank",
         "How many directions the features use, of pooled images and of single locations; a fall towards 1 is "
         "collapse.",
-        ("effective_rank", "cell_rank"),
+        ("image_rank", "cell_rank"),
         "directions",
     ),
     Group(

@@ -6,7 +6,8 @@ the mean of the last tenth of a curve ("the end"), so that one odd value decides
 Facts behind the rules: the loss of a queue method starts below the chance level ln(K+1), rises while real
 keys replace random ones, and falls later; a run that stays at chance fails (facebookresearch/moco#12, #9,
 #43). SimSiam collapses when the deviation of its unit-length outputs falls from 1/sqrt(D) to 0 (Chen and
-He, "Exploring simple siamese representation learning", figure 2).
+He, "Exploring simple siamese representation learning", figure 2). What the rules on `diagnostics/*` go by is
+measured in docs/diagnostics.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ DEAD_STD = 0.1  # sqrt(D) * deviation of unit outputs: 1 when spread over the sp
 USED_CLUSTERS = 0.9  # share of the clusters that have members; below it some are dead
 DECAYED = 0.1  # a schedule that has ended is below this share of its peak
 GRADIENT_RISE = 10.0  # norm at the end over its median
+ONE_DIRECTION = 1.5  # effective rank of outputs or cells: 1 when all lie on a line
+LOST_RANK = 0.75  # of the cells' effective rank at the start
 STALE_AGE = 2.0  # age of the oldest key over the memory 1/(1-m) of the momentum encoder
 
 
@@ -77,7 +80,7 @@ def _named(metrics: Mapping[str, Series], ending: str) -> list[Series]:
 def judge(metrics: Mapping[str, Series], facts: Facts) -> list[Verdict]:
     """Applies every rule; problems come first."""
     rules = (
-        *(_finite, _loss, _similarity, _spread, _matches, _clusters),
+        *(_finite, _loss, _similarity, _spread, _output_rank, _trunk_rank, _learned, _matches, _clusters),
         *(_queue_fill, _queue_age, _queue_length, _learning_rate, _gradient),
     )
     found = [verdict for rule in rules if (verdict := rule(metrics, facts)) is not None]
@@ -254,3 +257,55 @@ def _gradient(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
             "learning rate or clip the gradient.",
         )
     return Verdict("good", f"The gradient is steady: its norm ends at {end:.3g}, its median is {middle:.3g}.")
+
+
+def _output_rank(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    ranks = _named(metrics, "effective_rank")
+    if not ranks:
+        return None
+    end = ranks[0].tail()
+    if end < ONE_DIRECTION:
+        return Verdict(
+            "bad",
+            f"Collapse: the outputs of all images lie along one direction ({ranks[0].name} ends at "
+            f"{end:.2f}; 1 is a line). Check the stopped gradient and lower the learning rate.",
+        )
+    return Verdict("good", f"Outputs use several directions ({ranks[0].name} ends at {end:.1f}).")
+
+
+def _start(series: Series) -> float | None:
+    """The value before the first step; None where it was not logged."""
+    return float(series.values[0]) if len(series.values) and series.iterations[0] == 0 else None
+
+
+def _trunk_rank(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    series = metrics.get("diagnostics/cell_rank")
+    if series is None:
+        return None
+    end, start = series.tail(), _start(series)
+    if end < ONE_DIRECTION:
+        return Verdict("bad", f"Collapse: all cells have nearly the same features (cell_rank {end:.2f}).")
+    if start is None:
+        return None
+    if end < LOST_RANK * start:
+        return Verdict(
+            "bad",
+            f"The trunk loses directions: the effective rank of its cells fell from {start:.0f} at the start "
+            f"to {end:.0f}. Learning rates that are far too high do this; lower it.",
+        )
+    return Verdict(
+        "good", f"The trunk keeps its directions: cell_rank {start:.0f} at the start, now {end:.0f}."
+    )
+
+
+def _learned(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    names = [f"diagnostics/{name}" for name in ("retrieval_miou", "linear_miou", "correspondence")]
+    found = [metrics[name] for name in names if name in metrics and len(metrics[name].finite) > 1]
+    found = [series for series in found if _start(series) is not None]
+    if not found:
+        return None
+    series = found[0]
+    text = f"{series.name} was {_start(series):.1f} % at the start and is {series.tail():.1f} % now"
+    if series.tail() <= _start(series):
+        return Verdict("watch", f"Dense features are no better than at the start so far: {text}.")
+    return Verdict("good", f"Dense features are better than at the start: {text}.")

@@ -212,15 +212,15 @@ def read_config(file: str | Path) -> DictConfig:
     return config
 
 
-def read_recipe(file: str) -> DictConfig:
-    """A recipe in the form in which a run of it saves its config, so that the two can be compared.
+def read_recipe(file: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A recipe, with overrides, in the form in which a run of it saves its config, for comparison.
 
     Raises:
         ConfigError: see `densessl.config.load_config`.
     """
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / CONFIG_FILE
-        LazyConfig.save(load_config(file), str(saved))
+        LazyConfig.save(load_config(file, overrides), str(saved))
         return read_config(saved)
 
 

@@ -1,12 +1,17 @@
 """Pascal VOC evaluation on two drawn-up images."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import register_pascal_voc
 from detectron2.structures import Boxes, Instances
+
+sys.path.insert(0, str(Path(__file__).parent))
+from format_builders import write_voc
 
 from densessl.evaluation.voc_evaluation import PascalVOCDetectionEvaluator
 
@@ -15,40 +20,35 @@ TRUTH = {
     "000001": [("cow", (11, 21, 60, 90)), ("dog", (100, 50, 180, 120))],
     "000002": [("dog", (5, 5, 50, 60))],
 }
-OBJECT = (
-    "<object><name>{name}</name><pose>Left</pose><truncated>0</truncated><difficult>0</difficult><bndbox>"
-    "<xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"
-)
 
 
 @pytest.fixture
 def voc(tmp_path):
     """Registers the two images in VOC's layout; yields the name."""
-    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "ImageSets/Main/test.txt").write_text("\n".join(TRUTH))
-    for image, objects in TRUTH.items():
-        text = "".join(OBJECT.format(*box, name=name) for name, box in objects)
-        size = "<size><width>200</width><height>150</height><depth>3</depth></size>"
-        (tmp_path / f"Annotations/{image}.xml").write_text(f"<annotation>{size}{text}</annotation>")
+    write_voc(tmp_path, TRUTH, "test")
     register_pascal_voc("voc_of_this_test", str(tmp_path), "test", 2007, CLASSES)
     yield "voc_of_this_test"
     DatasetCatalog.remove("voc_of_this_test")
     MetadataCatalog.remove("voc_of_this_test")
 
 
-def evaluate(name, shift, kept=("cow", "dog")):
-    """Scores the truth moved by `shift` pixels to the right, for the classes in `kept`."""
+def shifted_truth(record, shift, kept):
+    """The truth of an image moved by `shift` pixels to the right, for the classes in `kept`."""
+    found = [a for a in record["annotations"] if CLASSES[a["category_id"]] in kept]
+    out = Instances((150, 200))
+    boxes = torch.tensor([a["bbox"] for a in found], dtype=torch.float32).reshape(-1, 4)
+    out.pred_boxes = Boxes(boxes + torch.tensor([shift, 0.0, shift, 0.0]))
+    out.scores = torch.ones(len(found))
+    out.pred_classes = torch.tensor([a["category_id"] for a in found], dtype=torch.int64)
+    return out
+
+
+def evaluate(name, shift, kept=CLASSES):
+    """Scores `shifted_truth` of all images."""
     evaluator = PascalVOCDetectionEvaluator(name)
     evaluator.reset()
     for record in DatasetCatalog.get(name):
-        found = [a for a in record["annotations"] if CLASSES[a["category_id"]] in kept]
-        out = Instances((150, 200))
-        boxes = torch.tensor([a["bbox"] for a in found], dtype=torch.float32).reshape(-1, 4)
-        out.pred_boxes = Boxes(boxes + torch.tensor([shift, 0.0, shift, 0.0]))
-        out.scores = torch.ones(len(found))
-        out.pred_classes = torch.tensor([a["category_id"] for a in found], dtype=torch.int64)
-        evaluator.process([record], [{"instances": out}])
+        evaluator.process([record], [{"instances": shifted_truth(record, shift, kept)}])
     return evaluator.evaluate()
 
 

@@ -290,11 +290,11 @@ def test_command(tmp_path, finetune_dirs):
     output = tmp_path / "deep" / "report.html"
     command = [sys.executable, str(TOOL), "--title", "From the command", "--output", str(output)]
     done = subprocess.run(
-        [*command, "--finetune", f"new={finetune_dirs['new']}"], capture_output=True, text=True, timeout=120
+        [*command, "--finetune", f"new={finetune_dirs['new']}"], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     assert "From the command" in output.read_text()
-    done = subprocess.run([*command, "--finetune", "nonsense"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--finetune", "nonsense"], capture_output=True, text=True, timeout=240)
     assert done.returncode == ConfigError.exit_code
     assert "must be NAME=PATH" in done.stderr
     assert "Traceback" not in done.stderr
@@ -342,5 +342,5 @@ def test_help_does_not_import_torch():
         "except SystemExit:\n    pass\n"
         "assert 'torch' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

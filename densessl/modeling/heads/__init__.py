@@ -1,6 +1,14 @@
-"""Heads after the trunk; they are dropped when the trunk transfers."""
+"""Heads after the trunk; those of pretraining are dropped when the trunk transfers."""
 
 from densessl.modeling.heads.projection import DenseProjectionHead, GlobalProjectionHead
 from densessl.modeling.heads.simsiam import SimSiamPredictor, SimSiamProjector
+from densessl.modeling.heads.solov2 import SOLOv2InstanceHead, SOLOv2MaskHead
 
-__all__ = ["DenseProjectionHead", "GlobalProjectionHead", "SimSiamPredictor", "SimSiamProjector"]
+__all__ = [
+    "DenseProjectionHead",
+    "GlobalProjectionHead",
+    "SOLOv2InstanceHead",
+    "SOLOv2MaskHead",
+    "SimSiamPredictor",
+    "SimSiamProjector",
+]

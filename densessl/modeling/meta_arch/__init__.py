@@ -5,6 +5,7 @@ from densessl.modeling.meta_arch.image_classifier import ImageClassifier, Pooled
 from densessl.modeling.meta_arch.linear_classifier import LinearClassifier, MultiStageClassifier
 from densessl.modeling.meta_arch.moco import MoCo
 from densessl.modeling.meta_arch.simsiam import SimSiam
+from densessl.modeling.meta_arch.solov2 import SOLOv2
 
 __all__ = [
     "DenseCL",
@@ -13,5 +14,6 @@ __all__ = [
     "MoCo",
     "MultiStageClassifier",
     "PooledFeatures",
+    "SOLOv2",
     "SimSiam",
 ]
