@@ -16,6 +16,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from densessl.visualization.curves import Series
 
 LEVELS = {"good": "Good", "watch": "Watch", "bad": "Problem", "info": "Note"}
@@ -24,6 +26,9 @@ COLLAPSE_GAP = 0.02  # positive minus negative cosine below this: the outputs ca
 CHANCE_MARGIN = 0.02  # a loss within this share of ln(K+1) is at chance
 FEW_MATCHES = 0.25  # share of key locations that are matched; below it a few locations attract the rest
 DEAD_STD = 0.1  # sqrt(D) * deviation of unit outputs: 1 when spread over the sphere, 0 when collapsed
+USED_CLUSTERS = 0.9  # share of the clusters that have members; below it some are dead
+DECAYED = 0.1  # a schedule that has ended is below this share of its peak
+GRADIENT_RISE = 10.0  # norm at the end over its median
 ONE_DIRECTION = 1.5  # effective rank of outputs or cells: 1 when all lie on a line
 LOST_RANK = 0.75  # of the cells' effective rank at the start
 STALE_AGE = 2.0  # age of the oldest key over the memory 1/(1-m) of the momentum encoder
@@ -59,6 +64,7 @@ class Facts:
     momentum: float | None = None
     images: int | None = None
     iterations: int | None = None
+    planned: int | None = None
 
     @property
     def chance(self) -> float | None:
@@ -73,8 +79,10 @@ def _named(metrics: Mapping[str, Series], ending: str) -> list[Series]:
 
 def judge(metrics: Mapping[str, Series], facts: Facts) -> list[Verdict]:
     """Applies every rule; problems come first."""
-    rules = (_finite, _loss, _similarity, _spread, _matches, _queue_fill, _queue_age, _queue_length)
-    rules += (_output_rank, _trunk_rank, _learned)
+    rules = (
+        *(_finite, _loss, _similarity, _spread, _output_rank, _trunk_rank, _learned, _matches, _clusters),
+        *(_queue_fill, _queue_age, _queue_length, _learning_rate, _gradient),
+    )
     found = [verdict for rule in rules if (verdict := rule(metrics, facts)) is not None]
     order = ("bad", "watch", "good", "info")
     return sorted(found, key=lambda v: order.index(v.level))
@@ -102,6 +110,7 @@ def _loss(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
     level = f"the chance level ln(K+1) = {facts.chance:.2f} of K = {facts.queue_size:,} negatives"
     stuck = [name for name, value in ends.items() if value > facts.chance * (1 - CHANCE_MARGIN)]
     numbers = ", ".join(f"{name} ends at {value:.2f}" for name, value in ends.items())
+    numbers = f"Loss: {numbers}"
     if stuck:
         return Verdict(
             "watch",
@@ -196,6 +205,58 @@ def _queue_length(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None
         f"The queue ({facts.queue_size:,}) is longer than the data ({facts.images:,} images): an image meets "
         "its own older keys as negatives.",
     )
+
+
+def _clusters(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    used = _named(metrics, "used_clusters")
+    if not used or not len(used[0].finite):
+        return None
+    end = float(used[0].finite[-1])
+    if end < USED_CLUSTERS:
+        return Verdict(
+            "bad" if end < 0.5 else "watch",
+            f"Dead clusters: {1 - end:.0%} of the clusters have no member. Use fewer clusters, or "
+            "restart them more often.",
+        )
+    return Verdict("good", f"Clusters are alive: {end:.0%} of them have members.")
+
+
+def _learning_rate(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    series = metrics.get("lr")
+    if series is None or not len(series.finite):
+        return None
+    values = series.finite
+    peak, end = float(values.max()), float(values[-1])
+    if peak <= 0:
+        return Verdict("bad", "The learning rate was 0 throughout: nothing was trained. Set optimizer.lr.")
+    numbers = f"peak {peak:.3g}, last {end:.3g}"
+    done, planned = facts.iterations, facts.planned
+    if done and planned and done < planned:
+        return Verdict(
+            "info",
+            f"Learning rate: {numbers}; {done:,} of {planned:,} iterations are done, so it is not over.",
+        )
+    if end > DECAYED * peak:
+        return Verdict(
+            "watch",
+            f"The learning rate did not come down ({numbers}). Features usually gain most while it falls: "
+            "check lr_multiplier against train.max_iter.",
+        )
+    return Verdict("good", f"The learning rate followed its schedule to the end ({numbers}).")
+
+
+def _gradient(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:
+    series = metrics.get("grad_norm")
+    if series is None or len(series.finite) < 10:  # too few for a median
+        return None
+    middle, end = float(np.median(series.finite)), series.tail()
+    if end > GRADIENT_RISE * middle:
+        return Verdict(
+            "watch",
+            f"The gradient grows: its norm ends at {end:.3g}, {end / middle:.0f} times its median. Lower the "
+            "learning rate or clip the gradient.",
+        )
+    return Verdict("good", f"The gradient is steady: its norm ends at {end:.3g}, its median is {middle:.3g}.")
 
 
 def _output_rank(metrics: Mapping[str, Series], facts: Facts) -> Verdict | None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from densessl.visualization.curves import Series
+from densessl.visualization.diagnostics import diagnostics_section
 from densessl.visualization.health import Facts, judge
-from densessl.visualization.report import _health_charts
 
 
 def series(name: str, values: list[float], start: int = 0) -> dict[str, Series]:
@@ -57,11 +57,13 @@ def test_learning_is_judged_by_the_first_headline_number():
     assert verdicts(series("diagnostics/retrieval_miou", [17])) == []
 
 
-def test_diagnostics_share_charts():
+def test_every_diagnostic_is_in_the_report_with_a_sentence():
     names = ("retrieval_miou", "knn_top1", "image_rank", "cell_rank", "correspondence", "seconds", "corloc")
+    names += ("linear_miou", "cluster_miou", "correspondence_chance", "stereo", "stereo_chance", "alignment")
+    names += ("image_spread", "cell_spread", "uniformity")
     metrics = {}
     for name in names:
         metrics |= series(f"diagnostics/{name}", [1, 2, 3])
-    charts = _health_charts(metrics)
-    assert len(charts) == 4
-    assert "seconds" not in "".join(charts)
+    html = diagnostics_section(metrics)
+    assert all(f'<th scope="row">{name}</th>' in html for name in names)
+    assert "Not described" not in html
