@@ -22,7 +22,7 @@ from documented import DRY, OF_PAGES, ROOT, RUN, TRAINER, Command, rule
 from PIL import Image
 
 from densessl.config import load_config
-from densessl.visualization import pictures
+from densessl.visualization import matching, pictures
 
 torch.set_num_threads(1)
 
@@ -150,8 +150,8 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # fewer and smaller pictures in reports
-        patch.setattr(pictures, "VIEW_SIZE", 96)
-        patch.setattr(pictures, "PAIRS_PER_IMAGE", 1)
+        patch.setattr(matching, "VIEW_SIZE", 96)
+        patch.setattr(matching, "PAIRS_PER_IMAGE", 1)
         patch.setattr(pictures, "LONG_SIDE", 128)
         yield Place(tmp_path_factory.mktemp("documented"))
 

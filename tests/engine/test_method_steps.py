@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from engine_toy import HostReads, make_trainer, preload
-from narrow import make_narrow
+from narrow import QUEUE, make_narrow
 from PIL import Image
 
 from densessl.config import load_config
@@ -144,7 +144,7 @@ def test_a_queue_beyond_the_images_found_is_warned_about(images, tmp_path):
     """Whatever number of images the recipe was written for."""
     run_method(CONFIGS[1], images, tmp_path, "model.dataset_size=118287", "train.max_iter=1")
     log = (tmp_path / "log.txt").read_text()
-    assert log.count("model.queue_size=64 is larger than the data set (16 images)") == 1
+    assert log.count(f"model.queue_size={QUEUE} is larger than the data set (16 images)") == 1
 
 
 def test_warm_up_of_lambda_is_a_schedule(images, tmp_path):

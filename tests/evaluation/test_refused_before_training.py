@@ -35,6 +35,8 @@ def run(tmp_path, monkeypatch):
     def start(twin, name, evaluator=None, **options):
         cfg = load_config(str(TWINS / f"{twin}_quick.py"), [f"train.output_dir={tmp_path}/run"])
         cfg.dataloader.train.dataset.names = cfg.dataloader.test.dataset.names = name
+        if classes := MetadataCatalog.get(name).get("thing_classes"):
+            (cfg.model.roi_heads if "roi_heads" in cfg.model else cfg.model).num_classes = len(classes)
         cfg.dataloader.evaluator = evaluator or cfg.dataloader.evaluator
         defaults.run(cfg, Namespace(resume=False, eval_only=False, **options))
 

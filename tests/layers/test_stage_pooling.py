@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from densessl.checkpoint.layouts import recognise
+from densessl.checkpoint.recognise import recognise
 from densessl.layers.stage_pooling import POOLED_SIDES, pool_stage, stage_maps
 from densessl.modeling.backbone import build_resnet
 
