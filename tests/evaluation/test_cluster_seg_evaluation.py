@@ -151,26 +151,3 @@ def test_classifiers_are_scored_apart():
 def test_split_of_another_length():
     with pytest.raises(ConfigError, match="2 values of is_thing for 3 classes"):
         ClusterSegEvaluator(["a", "b", "c"], is_thing=[True, False])
-
-
-def _one_of_two(rank: int, root: str) -> None:
-    from detectron2.utils import comm
-
-    torch.set_num_threads(1)
-    rendezvous = f"file://{root}/rendezvous"
-    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    comm.create_local_process_group(2)
-    _, size, things, (label, cluster) = random_case()
-    mine = slice(0, 3) if rank == 0 else slice(2, None)  # image 2 comes to both, as samplers that pad do it
-    scorer = evaluator(size, things, ignore_label=-1)
-    process(scorer, label[mine], cluster[mine], first=mine.start)
-    Path(root, f"rank{rank}.json").write_text(json.dumps(scorer.evaluate()))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_equal_one(tmp_path):
-    torch.multiprocessing.spawn(_one_of_two, args=(str(tmp_path),), nprocs=2)
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    _, size, things, (label, cluster) = random_case()
-    assert first == process(evaluator(size, things, ignore_label=-1), label, cluster).evaluate()
-    assert second == {}
