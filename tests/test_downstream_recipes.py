@@ -24,6 +24,7 @@ RECIPES = {
     "mask_rcnn_R_50_FPN_2x_2fc": COCO,
     "mask_rcnn_R_50_FPN_1x_4conv1fc": COCO,
     "mask_rcnn_R_50_FPN_2x_4conv1fc": COCO,
+    "mask_rcnn_R_50_FPN_10pct_4conv1fc": COCO,
     "faster_rcnn_R_50_C4_24k": VOC,
 }
 QUICKSTART = sorted(path.stem for path in (ROOT / "configs/quickstart").glob("mask_rcnn*.py"))
@@ -84,6 +85,7 @@ def test_common_values(name):
     [
         ("mask_rcnn_R_50_FPN_1x_2fc", 90000, (60000, 80000), 1000),
         ("mask_rcnn_R_50_FPN_1x_4conv1fc", 90000, (60000, 80000), 1000),
+        ("mask_rcnn_R_50_FPN_10pct_4conv1fc", 90000, (60000, 80000), 1000),
         ("mask_rcnn_R_50_FPN_2x_2fc", 180000, (120000, 160000), 1000),
         ("mask_rcnn_R_50_FPN_2x_4conv1fc", 180000, (120000, 160000), 1000),
         ("faster_rcnn_R_50_C4_24k", 24000, (18000, 22000), 100),

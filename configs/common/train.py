@@ -15,6 +15,7 @@ train = dict(
     accumulate=1,  # micro-batches per optimiser step; total_batch_size counts all of them
     clip_grad=dict(norm=None, value=None),
     lr_scaling=dict(enabled=False, base_batch=256),  # lr = optimizer.lr * batch / base_batch, printed
+    bad_annotations="raise",  # "drop": faulty COCO and LVIS annotations are left out, counted and listed
     schedules=[],  # densessl.engine.Schedule nodes besides lr_multiplier
     hooks=[],  # detectron2 HookBase nodes
     ema=dict(

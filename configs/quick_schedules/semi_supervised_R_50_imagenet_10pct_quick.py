@@ -1,7 +1,7 @@
 """CPU-sized twin of configs/Classification/semi_supervised_R_50_imagenet_10pct.py: 10 iterations.
 
-tools/lazyconfig_train_net.py --config-file
-configs/quick_schedules/semi_supervised_R_50_imagenet_10pct_quick.py
+tools/lazyconfig_train_net.py --config-file \\
+    configs/quick_schedules/semi_supervised_R_50_imagenet_10pct_quick.py
 """
 
 from ..Classification.semi_supervised_R_50_imagenet_10pct import (

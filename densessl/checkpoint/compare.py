@@ -15,6 +15,7 @@ import torch
 RESULT_KEYS = (
     "model",
     "dataloader.train.mapper",
+    "dataloader.train.repeat_threshold",
     "train.seed",
     "train.accumulate",
     "train.amp",
@@ -117,7 +118,7 @@ def optimizer_differences(
     return refused, allowed
 
 
-def shorten(names: list[str]) -> str:
+def shorten(names: list[str], most: int = _MAX_LISTED) -> str:
     """The first names of a list, and how many follow."""
-    rest = len(names) - _MAX_LISTED
-    return ", ".join(names[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

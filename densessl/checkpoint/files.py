@@ -27,6 +27,7 @@ FINAL = "model_final.pth"
 TEMP_SUFFIX = ".densessl-tmp"
 _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 _BLOCK = 1 << 20
+RESUME_REMEDY = "make room or choose another train.output_dir, then continue with --resume"
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,15 @@ class _HashingWriter:
         self.file.flush()
 
 
-def atomic_write(path: str, write: Callable[[BinaryIO], None]) -> tuple[int, str]:
+def atomic_write(
+    path: str, write: Callable[[BinaryIO], None], remedy: str = RESUME_REMEDY
+) -> tuple[int, str]:
     """Calls `write(file)` on a temporary file beside `path`, then renames it to `path`.
 
     Args:
         path: final name; an existing file is replaced in one step or not at all.
         write: gets a binary file object with `write` and `flush`.
+        remedy: what the user should do when it cannot be written.
 
     Returns:
         (size in bytes, sha256 hex digest) of what was written.
@@ -111,17 +115,18 @@ def atomic_write(path: str, write: Callable[[BinaryIO], None]) -> tuple[int, str
         reason = error if isinstance(error, OSError) else (writer.error if writer else None)
         if reason is None:
             raise
-        raise CheckpointError(write_failure(f"checkpoint {path}", os.path.dirname(path), reason)) from error
+        raise CheckpointError(
+            write_failure(f"checkpoint {path}", os.path.dirname(path), reason, remedy)
+        ) from error
     return writer.bytes, writer.sha256.hexdigest()
 
 
-def write_failure(what: str, directory: str, error: OSError) -> str:
+def write_failure(what: str, directory: str, error: OSError, remedy: str = RESUME_REMEDY) -> str:
     """Message for `what` in a run directory that could not be written: reason, free space, remedy."""
     try:
         free = f"{shutil.disk_usage(directory or '.').free:,} bytes are free there"
     except OSError:
         free = "the directory cannot be read any more"
-    remedy = "make room or choose another train.output_dir, then continue with --resume"
     if error.errno == errno.EFBIG:
         remedy = "raise the file size limit (ulimit -f), then continue with --resume"
     return (

@@ -27,6 +27,13 @@ _DTYPES = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdUS"]
 
 # The first bytes of a torch file before 1.6: its magic number as a pickle (torch/serialization.py).
 _LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+_ZIP = b"PK\x03\x04"
+
+
+class _HistoryBuffer:
+    """Stands for mmengine's log buffer (`mmengine/logging/history_buffer.py`): its arrays as attributes,
+    none of its code. Every training checkpoint of mmselfsup 1.x and mmpretrain holds some."""
+
 
 FOREIGN_SAFE_GLOBALS = [
     *((_RECONSTRUCT, f"{module}._reconstruct") for module in _NUMPY_MODULES),
@@ -35,9 +42,11 @@ FOREIGN_SAFE_GLOBALS = [
     np.dtype,
     *_DTYPES,
     argparse.Namespace,
+    (_HistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
 ]
-"""The only globals that files from elsewhere may name beyond torch's own list: numpy arrays and scalars, and
-the `args` namespace that training scripts of 2019-2022 store (moco, simsiam, dino, detr). None runs code."""
+"""The only globals that files from elsewhere may name beyond torch's own list: numpy arrays and scalars, the
+`args` namespace that training scripts of 2019-2022 store (moco, simsiam, dino, detr), and an inert stand-in
+for mmengine's log buffer. None runs code."""
 
 _PICKLE_GLOBALS: dict[tuple[str, str], Any] = {
     **{(module, "_reconstruct"): _RECONSTRUCT for module in _NUMPY_MODULES},
@@ -59,8 +68,13 @@ def read_training_checkpoint(path: str) -> dict[str, Any]:
     return _torch_load(path, [])
 
 
-def read_weights(path: str) -> dict[str, Any]:
+def read_weights(path: str, mmap: bool = False) -> dict[str, Any]:
     """Reads a weight file of any origin: a pickle (detectron2 model zoo), `.safetensors`, or a torch file.
+
+    Args:
+        path: the file.
+        mmap: leave the tensors of a torch file on disk until they are used. The file must stay as it is for
+            as long as they are (a rename over it does no harm).
 
     Returns:
         what the file holds at top level; safetensors come as {"model": tensors, "metadata": dict}.
@@ -69,12 +83,15 @@ def read_weights(path: str) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, or asks for code to be run.
     """
     verify(path)
-    if path.endswith(".safetensors"):
+    kind = _kind(path)
+    if kind == "safetensors":
         content = _read_safetensors(path)
-    elif _is_bare_pickle(path):
+    elif kind == "pickle":
         content = _read_pickle(path)
     else:
-        content = _torch_load(path, FOREIGN_SAFE_GLOBALS)
+        content = _torch_load(
+            path, FOREIGN_SAFE_GLOBALS, mmap and kind == "zip" and not path.endswith(".safetensors")
+        )
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, not a dict of tensors; save a model.state_dict()."
@@ -82,20 +99,29 @@ def read_weights(path: str) -> dict[str, Any]:
     return content
 
 
-def _is_bare_pickle(path: str) -> bool:
-    """Whether a file is a pickle of its own, not one of torch's formats; judged by content, since published
-    files carry any suffix. Protocols 0 and 1 have no signature, there the suffix decides."""
+def _kind(path: str) -> str:
+    """ "zip" or "legacy" (torch), "pickle" or "safetensors"; judged by content, since published files carry
+    any suffix. Pickles of protocol 0 and 1 and broken files have no signature, there the suffix decides."""
     with open(path, "rb") as file:
         head = file.read(len(_LEGACY_TORCH))
-    if head == _LEGACY_TORCH or head.startswith(b"PK\x03\x04"):
-        return False
-    return head.startswith(pickle.PROTO) or path.endswith(".pkl")
+    if head.startswith(_ZIP):
+        return "zip"
+    if head == _LEGACY_TORCH:
+        return "legacy"
+    if head.startswith(pickle.PROTO):
+        return "pickle"
+    # eight bytes for the length of a JSON header, then the header
+    if path.endswith(".safetensors") or head[8:9] == b"{":
+        return "safetensors"
+    return "pickle" if path.endswith(".pkl") else "legacy"
 
 
-def _torch_load(path: str, allowed: list) -> Any:
+def _torch_load(path: str, allowed: list, mmap: bool = False) -> Any:
     try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(allowed), open(path, "rb") as file:
+            # torch judges a path by its ending (2.14 hands *.safetensors on), so the open file where possible
+            source = path if mmap else file
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         names = _offending_globals(path, str(error))
         if names:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.modeling.backbone.resnet import BottleneckBlock
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
@@ -124,6 +123,9 @@ def input_conventions(model: nn.Module) -> dict[str, Any]:
 
 
 def _stride_in_1x1(model: nn.Module) -> bool | None:
+    # Imported here: converting a file needs none of detectron2's models.
+    from detectron2.modeling.backbone.resnet import BottleneckBlock
+
     for module in model.modules():
         if isinstance(module, BottleneckBlock) and module.stride > 1:
             return tuple(module.conv1.stride) != (1, 1)

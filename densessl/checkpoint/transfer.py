@@ -13,30 +13,29 @@ here a trunk is found whole, or the start is refused.
 """
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from detectron2.layers import CNNBlockBase
+from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d
 from detectron2.modeling import FPN, ResNet, SimpleFeaturePyramid
-from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from densessl.checkpoint.architecture import COUNTER
 from densessl.checkpoint.compare import shorten
-from densessl.checkpoint.files import newest_valid
-from densessl.checkpoint.layouts import C4_STAGE, Weights, recognise
+from densessl.checkpoint.conventions import require_same_conventions
+from densessl.checkpoint.locate import resolve_weights_path
 from densessl.checkpoint.reading import read_weights
-from densessl.checkpoint.state import input_conventions
+from densessl.checkpoint.recognise import Weights, recognise
 from densessl.errors import CheckpointError
 
 # Not weights: a model starts or evaluates without them. The second is ResumableRetinaNet's.
-_COUNTER = ("num_batches_tracked", "loss_normalizer")
-_PIXEL_TOLERANCE = 0.1  # in 0-255; papers round the same statistics differently
+_NOT_WEIGHTS = (COUNTER, "loss_normalizer")
+_C4_STAGE = ("roi_heads.res5.", "res5.")
+_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass
@@ -54,6 +53,9 @@ class TransferReport:
         trunk_missing: the part of `missing` that belongs to the trunk, batch counters excepted.
         trunk_unused: trunk tensors of the file for which a stage of the model has no place.
         counters_unused: `num_batches_tracked` of the file's trunk that a frozen norm does not keep.
+        folded: running statistics that stay 0 and 1, since BN is folded into scale and shift in the file.
+        labels: {name in the file: why it is no part of the trunk}, of files that are not this project's.
+        refused: what the file holds beyond its trunk and its known other parts.
     """
 
     path: str
@@ -66,6 +68,9 @@ class TransferReport:
     trunk_missing: list[str] = field(default_factory=list)
     trunk_unused: list[str] = field(default_factory=list)
     counters_unused: list[str] = field(default_factory=list)
+    folded: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
 
     def table(self) -> str:
         """One row per group of the model and, below, of the file's tensors that were not used."""
@@ -73,12 +78,12 @@ class TransferReport:
         for kind in ("loaded", "missing", "wrong_shape"):
             for name in getattr(self, kind):
                 counts.setdefault(_group(name), Counter())[kind] += 1
-        ignored = set(self.counters_unused)
+        labels = {
+            **self.labels,
+            **dict.fromkeys(self.counters_unused, "num_batches_tracked that FrozenBatchNorm does not keep"),
+        }
         for name in self.unexpected:
-            label = (
-                "num_batches_tracked that FrozenBatchNorm does not keep" if name in ignored else _group(name)
-            )
-            counts.setdefault(f"(file) {label}", Counter())["unexpected"] += 1
+            counts.setdefault(f"(file) {labels.get(name) or _group(name)}", Counter())["unexpected"] += 1
         width = max(map(len, counts), default=5)
         lines = [f"{'group':{width}}  loaded  missing  wrong shape  not used"]
         total = Counter()
@@ -104,30 +109,6 @@ def _group(name: str) -> str:
     return ".".join(parts[:2]) if len(parts) > 2 else parts[0]
 
 
-def resolve_weights_path(path: str) -> str:
-    """Local file of `train.init_checkpoint`: a file, a run directory (its newest valid checkpoint), or a URL.
-
-    Raises:
-        CheckpointError: nothing is there.
-    """
-    if "://" in path:
-        try:
-            return PathManager.get_local_path(path)
-        except OSError as error:  # urllib's errors, and a cache that cannot be written
-            raise CheckpointError(
-                f"{path} cannot be fetched: {error}. Check the address and the network, or download the file "
-                "elsewhere and name the copy in train.init_checkpoint."
-            ) from error
-    if os.path.isdir(path):
-        newest, _ = newest_valid(path)
-        if not newest:
-            raise CheckpointError(f"The directory {path} holds no checkpoint; name a weight file.")
-        return newest
-    if not os.path.isfile(path):
-        raise CheckpointError(f"Checkpoint {path} does not exist; check train.init_checkpoint.")
-    return path
-
-
 def load_initial_weights(
     model: nn.Module, path: str, allow_partial: bool = False, *, require_all: bool = False
 ) -> TransferReport:
@@ -138,18 +119,20 @@ def load_initial_weights(
 
     Args:
         model: the target, wrapped in DDP or not; unchanged when an error is raised.
-        path: see `resolve_weights_path`.
-        allow_partial: start even if a part of the trunk finds no value or some shapes differ.
+        path: see `locate.resolve_weights_path`.
+        allow_partial: start even if a part of the trunk finds no value, some shapes differ, or the file
+            holds what no rule explains.
         require_all: refuse any missing tensor, as evaluation needs.
 
     Raises:
-        CheckpointError: the file cannot be read safely, its colour order, pixel statistics or stride
-            placement are not the model's, or a tensor of the trunk finds no value of its shape.
+        CheckpointError: the file cannot be read safely; its colour order, pixel statistics, stride placement
+            or norm are not the model's; a tensor of the trunk finds no value of its shape; or the file holds
+            tensors without which its trunk computes something else.
     """
     model = model.module if isinstance(model, DistributedDataParallel) else model
     path = resolve_weights_path(path)
-    weights = recognise(read_weights(path), path)
-    _require_same_conventions(weights.conventions, input_conventions(model), path)
+    weights = recognise(read_weights(path, mmap=True), path)
+    require_same_conventions(weights, model, target_trunks(model), path)
     values, report = plan_transfer(model, weights, path)
     logging.getLogger(__name__).info("%s", report.table())
     _require_complete(report, allow_partial, require_all)
@@ -177,9 +160,9 @@ def target_trunks(model: nn.Module) -> list[dict[str, str]]:
         # Blocks only: a norm that the VOC recipe adds behind the stage belongs to the heads.
         for index, block in stage.named_children():
             if isinstance(block, CNNBlockBase):
-                start = f"{C4_STAGE[0]}{index}."
+                start = f"{_C4_STAGE[0]}{index}."
                 trunks[0].update(
-                    {n: C4_STAGE[1] + n.removeprefix(C4_STAGE[0]) for n in names if n.startswith(start)}
+                    {n: _C4_STAGE[1] + n.removeprefix(_C4_STAGE[0]) for n in names if n.startswith(start)}
                 )
     return trunks
 
@@ -196,17 +179,19 @@ def plan_transfer(
     trunks = target_trunks(model)
     trunk_names = {name: generic for trunk in trunks for name, generic in trunk.items()}
     exact = _loads_by_name(model, target, trunk_names, weights)
-    report = TransferReport(path, weights.layout, exact)
+    report = TransferReport(path, weights.title, exact)
     if not exact and not trunks:
         raise CheckpointError(
-            f"{path} ({weights.layout}) does not hold the tensors of {type(model).__name__}, and that model "
+            f"{path} ({weights.title}) does not hold the tensors of {type(model).__name__}, and that model "
             "has no attribute `backbone` to which the trunk could go. Use a checkpoint of the same model."
         )
-    values, used = {}, set()
+    values, used, folded = {}, set(), _folded_statistics(model, weights)
     for name, current in target.items():
         source = name if exact else weights.trunk.get(trunk_names.get(name, ""))
         if source is None or source not in weights.tensors:
             report.missing.append(name)
+            if name in folded:
+                values[name] = current
             continue
         value = weights.tensors[source]
         used.add(source)
@@ -216,16 +201,47 @@ def plan_transfer(
         values[name] = value
         report.loaded.append(name)
     report.unexpected = [name for name in weights.tensors if name not in used]
-    report.trunk_missing = [n for n in report.missing if n in trunk_names and not n.endswith(_COUNTER)]
+    report.folded = [n for n in report.missing if n in folded]
+    report.trunk_missing = [
+        n for n in report.missing if n in trunk_names and n not in folded and not n.endswith(_NOT_WEIGHTS)
+    ]
     _sort_unused_trunk(report, weights, used, set(trunk_names.values()))
+    if not exact:
+        _name_the_rest(report, weights)
     return values, report
+
+
+def _folded_statistics(model: nn.Module, weights: Weights) -> set[str]:
+    """Names of the running statistics of frozen norms, when the file folds BN into scale and shift.
+
+    They keep mean 0 and variance 1 - eps, with which a frozen norm is exactly that scale and shift. Left out
+    of what is loaded, detectron2 would set the variance to 1 (`FrozenBatchNorm2d._load_from_state_dict`).
+    """
+    if weights.norm() != "affine":
+        return set()
+    return {
+        f"{prefix}.{leaf}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, FrozenBatchNorm2d)
+        for leaf in _STATISTICS
+    }
+
+
+def _name_the_rest(report: TransferReport, weights: Weights) -> None:
+    """Why each tensor outside the trunk was not used; what no rule knows or allows is to be refused."""
+    if weights.architecture is None:
+        report.labels = {name: rule.label for rule, names in weights.dropped.items() for name in names}
+    for what, names in weights.changing.items():
+        report.labels.update(dict.fromkeys(names, what))
+        report.refused += names
+    report.refused += weights.unexplained
 
 
 def _loads_by_name(
     model: nn.Module, target: Mapping[str, torch.Tensor], trunk_names: Mapping[str, str], weights: Weights
 ) -> bool:
     def has(name: str) -> bool:
-        return name in weights.tensors or name.endswith(_COUNTER)
+        return name in weights.tensors or name.endswith(_NOT_WEIGHTS)
 
     if weights.architecture == type(model).__name__ and all(map(has, trunk_names)):
         return True
@@ -243,20 +259,24 @@ def _sort_unused_trunk(report: TransferReport, weights: Weights, used: set[str],
     for generic, name in weights.trunk.items():
         if name in used or generic.split(".")[0] not in stages:
             continue
-        if generic.endswith(_COUNTER):
+        if generic.endswith(COUNTER):
             report.counters_unused.append(name)
         else:
             report.trunk_unused.append(name)
 
 
 def _require_complete(report: TransferReport, allow_partial: bool, require_all: bool) -> None:
-    missing = [n for n in report.missing if not n.endswith(_COUNTER)] if require_all else report.trunk_missing
+    missing = [n for n in report.missing if not n.endswith(_NOT_WEIGHTS)] if require_all else report.trunk_missing
     problems = [
         f"{len(names)} {what}: {shorten(names)}"
         for names, what in (
             (missing, "tensors of the model find no value"),
             (report.wrong_shape, "tensors have another shape (file -> model)"),
             (report.trunk_unused, "trunk tensors of the file have no place in the model"),
+            (
+                [f"{name} ({report.labels.get(name, 'not known')})" for name in report.refused],
+                "tensors of the file that the model does not have may change what the trunk computes",
+            ),
         )
         if names
     ]
@@ -271,31 +291,3 @@ def _require_complete(report: TransferReport, allow_partial: bool, require_all: 
             f"tensors would load. {'; '.join(problems)}. Use a checkpoint of the same depth and kind, or set "
             "train.allow_partial=true to start with what fits."
         )
-
-
-def _require_same_conventions(saved: Mapping[str, Any] | None, current: Mapping[str, Any], path: str) -> None:
-    if saved is None:
-        logging.getLogger(__name__).warning(
-            "%s does not say its colour order and pixel statistics; the model feeds it %s, mean %s, std %s",
-            path,
-            *(current[key] for key in ("input_format", "pixel_mean", "pixel_std")),
-        )
-        return
-    differing = [
-        f"{key}: {saved[key]} in the file, {value} in the model"
-        for key, value in current.items()
-        if value is not None and saved.get(key) is not None and not _agree(saved[key], value)
-    ]
-    if differing:
-        raise CheckpointError(
-            f"The weights of {path} expect other input than the model gives: {'; '.join(differing)}. "
-            "Set the model's values to the file's."
-        )
-
-
-def _agree(saved: Any, current: Any) -> bool:
-    if isinstance(current, list):
-        return len(saved) == len(current) and all(
-            abs(a - b) <= _PIXEL_TOLERANCE for a, b in zip(saved, current)
-        )
-    return saved == current

@@ -14,6 +14,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from densessl.data.datasets import register_datasets
+from densessl.data.datasets.annotation_check import POLICIES, check_annotations
 from densessl.data.datasets.guard import guard_annotations
 from densessl.errors import CheckpointError, ConfigError, DataError
 
@@ -61,6 +62,8 @@ def check_values(cfg: DictConfig, args: Namespace) -> None:
         "train.wandb.enabled is true but wandb is not installed",
         "`pip install 'densessl[wandb]'`, or set it to false",
     )
+    policy = train.get("bad_annotations", "raise")
+    _require(policy in POLICIES, f"train.bad_annotations={policy!r}", f"use {' or '.join(POLICIES)}")
     if args.eval_only:
         _require(
             train.init_checkpoint, "--eval-only without train.init_checkpoint", "name the weights to evaluate"
@@ -89,9 +92,11 @@ def check_batch(cfg: DictConfig, world_size: int) -> None:
 
 
 def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
-    """Checks that the dataset names of the loaders are registered and their files exist.
+    """Checks that the dataset names of the loaders are registered, their files exist and are sound.
 
-    What is evaluated after training is loaded once, so that damage in it is found before and not after.
+    COCO and LVIS annotations are read and checked (`check_annotations`), and the model's number of classes
+    is compared with theirs. What is evaluated after training is loaded once, so that damage in it is found
+    before and not after.
 
     Args:
         cfg: whole config.
@@ -99,10 +104,12 @@ def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
 
     Raises:
         DataError: naming the dataset, what is missing or damaged, and the nearest registered name.
+        ConfigError: the model has another number of classes than a data set.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     register_datasets()
+    classes: dict[str, Sequence[str]] = {}
     for part in parts:
         names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names")
         if names is None:
@@ -125,13 +132,46 @@ def check_datasets(cfg: DictConfig, parts: Sequence[str]) -> None:
             for key in DATASET_PATHS:
                 path = getattr(metadata, key, None)
                 if isinstance(path, str) and "://" not in path and not os.path.exists(path):
+                    how = metadata.get("how_to_build", "Put the data there")
                     raise DataError(
-                        f"dataset {name!r}: {path} ({key}) does not exist. Put the data there, or set "
+                        f"dataset {name!r}: {path} ({key}) does not exist. {how}, or set "
                         "DETECTRON2_DATASETS to the folder that holds it (datasets/README.md)."
                     )
             guard_annotations(name)
+            policy = OmegaConf.select(cfg, "train.bad_annotations", default="raise")
+            folder = OmegaConf.select(cfg, "train.output_dir", default="output")
+            found = check_annotations(name, policy, folder, training=part == "train")
             if part == "test":
                 DatasetCatalog.get(name)
+            found = found or metadata.get("thing_classes")
+            if found:
+                classes[name] = found
+    _check_classes(cfg, classes)
+
+
+def _check_classes(cfg: DictConfig, classes: dict[str, Sequence[str]]) -> None:
+    """Raises unless the model and all data sets have the same classes.
+
+    Args:
+        classes: data set name -> class names, where known.
+    """
+    for name, names in classes.items():
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        for key in ("model.roi_heads.num_classes", "model.num_classes"):
+            count = OmegaConf.select(cfg, key)
+            _require(
+                count is None or count == len(names),
+                f"{key}={count}, but data set {name!r} has {len(names)} classes ({shown})",
+                f"set {key}={len(names)}, or name another data set",
+            )
+    (first, expected), *others = classes.items() or [("", [])]
+    for name, names in others:
+        differing = [f"{a!r} and {b!r}" for a, b in zip(expected, names) if a != b]
+        if differing or len(names) != len(expected):
+            raise DataError(
+                f"data sets {first!r} and {name!r} do not have the same classes in the same order: "
+                f"{len(expected)} and {len(names)}; first difference: {(differing or ['their number'])[0]}."
+            )
 
 
 def check_evaluator(cfg: DictConfig) -> None:

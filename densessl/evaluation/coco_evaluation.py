@@ -137,7 +137,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         dropped = ("bbox",) if task == "segm" else ()
         fields = [{k: v for k, v in d.items() if k not in dropped} for d in detections]
         found = self._coco_api.loadRes(fields)
-        evaluation = COCOeval_faster(self._coco_api, found, task, print_function=_no_print)
+        evaluation = COCOeval_faster(self._coco_api, found, task, print_function=no_print)
         if task != "keypoints":
             evaluation.params.maxDets = self._max_dets_per_image
         elif _keypoints_in(detections[0]) != self._num_keypoints():
@@ -182,7 +182,7 @@ def _keypoints_in(annotation: Mapping) -> int:
     return len(annotation.get("keypoints", ())) // 3
 
 
-def _no_print(*_: object) -> None:
+def no_print(*_: object) -> None:
     """In place of COCOeval's summary, which repeats the table in another form."""
 
 

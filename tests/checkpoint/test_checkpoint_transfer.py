@@ -18,7 +18,9 @@ from detectron2.modeling import FPN
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from torch import nn
 
-from densessl.checkpoint.layouts import Weights, recognise, torchvision_to_detectron2
+from densessl.checkpoint.layouts import BY_NAME
+from densessl.checkpoint.names import rename
+from densessl.checkpoint.recognise import Weights, recognise
 from densessl.checkpoint.state import model_meta
 from densessl.checkpoint.transfer import load_initial_weights, plan_transfer, target_trunks
 from densessl.errors import CheckpointError
@@ -124,22 +126,23 @@ def source():
 def test_the_318_names():
     table = golden("map_backbone_to_detectron2_r50")
     assert len(table) == 318
-    assert {name: torchvision_to_detectron2(name) for name in table} == table
-    assert torchvision_to_detectron2("fc.weight") is None
-    assert len({torchvision_to_detectron2(name) for name in golden("extracted_backbone_r101")}) == 624
+    names = BY_NAME["densecl"].names
+    assert {name: rename(name, names) for name in table} == table
+    assert rename("fc.weight", names) is None
+    assert len({rename(name, names) for name in golden("extracted_backbone_r101")}) == 624
 
 
 LAYOUTS = {
-    "full_train_r50": ("backbone.", None),
-    "openselfsup_mocov2_full_train_r50": ("backbone.", None),
-    "mmselfsup1x_full_train_r50": ("backbone.", None),
-    "moco_v1_official_r50": ("module.encoder_q.", None),
-    "moco_v2_official_r50": ("module.encoder_q.", None),
-    "simsiam_official_r50": ("module.encoder.", None),
-    "extracted_backbone_r50": ("", None),
-    "torchvision_r50": ("", None),
-    "vissl_trunk_r50": ("_feature_blocks.", None),
-    "converted_detectron2_pkl_r50": ("", "OpenSelfSup"),
+    "full_train_r50": ("densecl-train", None),
+    "openselfsup_mocov2_full_train_r50": ("openselfsup-train", None),
+    "mmselfsup1x_full_train_r50": ("mmselfsup-train", None),
+    "moco_v1_official_r50": ("moco", None),
+    "moco_v2_official_r50": ("moco", None),
+    "simsiam_official_r50": ("simsiam", None),
+    "extracted_backbone_r50": ("torchvision", None),
+    "torchvision_r50": ("torchvision", None),
+    "vissl_trunk_r50": ("vissl", None),
+    "converted_detectron2_pkl_r50": ("detectron2", "OpenSelfSup"),
 }
 
 
@@ -163,11 +166,11 @@ def detectors():
 def test_every_layout_fills_the_whole_trunk_of_both_detectors(detectors, layout, target):
     """Exact sets: the trunk's 318 names of detectron2's own detector are loaded, the rest is missing, and
     what is unexpected of the file is everything outside the 318. A full DenseCL training file included."""
-    prefix, author = LAYOUTS[layout]
+    name, author = LAYOUTS[layout]
     state = empty_state(layout)
     content = {"model": state, "__author__": author} if author else {"state_dict": state}
     weights = recognise(content, "file")
-    assert weights.prefix == prefix
+    assert weights.layout.name == name
     model = detectors[target]
     values, report = plan_transfer(model, weights)
     names = "mask_rcnn_fpn" if target == "fpn" else "faster_rcnn_c4"
@@ -223,8 +226,17 @@ def test_into_a_c4_detector(tmp_path, source, extra_norm):
     assert len([name for name in report.missing if ".res5.norm." in name]) == (5 if extra_norm else 0)
 
 
+def test_extra_norm_is_not_left_behind_silently(tmp_path, source):
+    """res5 was trained with a norm behind it: without that norm its features have another scale."""
+    path = save_ours(C4Detector(extra_norm=True), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"res5\.norm\.weight \(extra norm behind res5\)"):
+        load_initial_weights(FPNDetector(), path)
+    report = load_initial_weights(FPNDetector(), path, allow_partial=True)
+    assert not report.trunk_missing
+
+
 def test_c4_into_a_feature_pyramid_and_back(tmp_path, source):
-    first, second, third = C4Detector(), FPNDetector(), C4Detector(extra_norm=False)
+    first, second, third = C4Detector(extra_norm=False), FPNDetector(), C4Detector(extra_norm=False)
     load_initial_weights(first, save_ours(source, tmp_path / "a.pth"))
     load_initial_weights(second, save_ours(first, tmp_path / "b.pth"))
     assert trunk_equal(second.backbone.bottom_up.state_dict(), source.backbone.state_dict())
@@ -356,6 +368,16 @@ def test_other_queue_size_is_refused(tmp_path, source):
         load_initial_weights(DensePretraining(queue=16), path)
 
 
+def test_another_head_size_is_refused(tmp_path):
+    source, target = C4Detector(extra_norm=False), C4Detector(extra_norm=False)
+    target.roi_heads.box_predictor = nn.Linear(2, 5)
+    path = save_ours(source, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=r"roi_heads\.box_predictor\.weight \(2, 2\) -> \(5, 2\)"):
+        load_initial_weights(target, path)
+    load_initial_weights(target, path, allow_partial=True)
+    assert trunk_equal(target.backbone.state_dict(), source.backbone.state_dict())
+
+
 def test_unknown_names_are_refused(tmp_path):
     torch.save({"foo.weight": torch.zeros(2)}, tmp_path / "m.pth")
     with pytest.raises(CheckpointError, match=r"its 1 tensors \(foo\.weight, \.\.\.\) belong to no layout"):
@@ -475,7 +497,7 @@ def test_an_entry_that_is_no_tensor_is_named(tmp_path, source):
 
 
 def test_a_model_without_backbone_needs_its_own_checkpoint():
-    weights = Weights("file", "", {"w": torch.zeros(1)}, {}, None, None)
+    weights = Weights(BY_NAME["detectron2"], "file", {"w": torch.zeros(1)}, {})
     model = nn.Linear(2, 2)
     assert target_trunks(model) == []
     with pytest.raises(CheckpointError, match="has no attribute `backbone`"):

@@ -206,8 +206,9 @@ def test_per_class_ap_on_paper():
     assert math.isnan(values["AP-absent"])
 
 
-def _evaluate_half(rank: int, path: str, out: str) -> None:
-    """One of two ranks: processes every second image and evaluates together."""
+def _evaluate_half(rank: int, path: str, lvis_path: str, out: str) -> None:
+    """One of two ranks: processes every second image and evaluates together, as COCO and as LVIS."""
+    import test_lvis_evaluation as lvis
     from detectron2.utils import comm
 
     torch.set_num_threads(1)
@@ -217,19 +218,30 @@ def _evaluate_half(rank: int, path: str, out: str) -> None:
     register_coco_instances("evaluation_two_ranks", {}, path, "")
     records = DatasetCatalog.get("evaluation_two_ranks")
     outputs = [detections_like(r, np.random.default_rng(r["image_id"])) for r in records]
-    results = run(COCOEvaluator("evaluation_two_ranks"), records[rank::2], outputs[rank::2])
+    results = [run(COCOEvaluator("evaluation_two_ranks"), records[rank::2], outputs[rank::2])]
+    lvis.register_lvis_instances("lvis_two_ranks", lvis_path, "images")
+    half = dict(list(lvis.random_outputs(lvis.make_document(0), 0, ties=False).items())[rank::2])
+    results.append(lvis.run(lvis.LVISEvaluator("lvis_two_ranks"), half))
     with open(f"{out}.{rank}", "w") as stream:
         json.dump(results, stream)
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one(dataset, tmp_path):
+    import test_lvis_evaluation as lvis
+
     records = DatasetCatalog.get(dataset)
     outputs = [detections_like(r, np.random.default_rng(r["image_id"])) for r in records]
     expected = run(COCOEvaluator(dataset), records, outputs)
+    document = lvis.make_document(0)
+    lvis_path = tmp_path / "lvis.json"
+    lvis_path.write_text(json.dumps(document))
+    lvis.register_lvis_instances("lvis_one_rank", str(lvis_path), "images")
+    lvis_outputs = lvis.random_outputs(document, 0, ties=False)
+    lvis_expected = lvis.run(lvis.LVISEvaluator("lvis_one_rank"), lvis_outputs)
     out = str(tmp_path / "rank")
     path = MetadataCatalog.get(dataset).json_file
-    torch.multiprocessing.spawn(_evaluate_half, args=(path, out), nprocs=2)
+    torch.multiprocessing.spawn(_evaluate_half, args=(path, str(lvis_path), out), nprocs=2)
     with open(f"{out}.0") as first, open(f"{out}.1") as second:
-        assert json.load(first) == expected
-        assert json.load(second) == {}
+        assert json.load(first) == [expected, lvis_expected]
+        assert json.load(second) == [{}, {}]

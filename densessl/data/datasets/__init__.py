@@ -1,4 +1,4 @@
-"""Names of data sets: `builtin` (images without labels) and `sample` (what datasets/prepare_*.py builds)."""
+"""Names of data sets: `builtin` (images only), `sample` (from datasets/prepare_*.py), COCO subsets, LVIS."""
 
 
 def register_datasets() -> None:
@@ -7,4 +7,6 @@ def register_datasets() -> None:
     detectron2 registers its own (COCO, LVIS, VOC, Cityscapes) when `detectron2.data` is imported.
     """
     import densessl.data.datasets.builtin
+    import densessl.data.datasets.coco_subsets
+    import densessl.data.datasets.lvis
     import densessl.data.datasets.sample  # noqa: F401

@@ -1,6 +1,7 @@
 """Registers the sample data sets that `datasets/prepare_*.py` build.
 
 `coral_train`, `coral_val`, `cutpaste_train`, `cutpaste_val`: instances and semantic maps;
+`coral_lvis_train`, `coral_lvis_val`: coral with annotations in the format of LVIS (root read at import);
 `photos`: unlabelled photographs; `stereo`: one picture pair with true disparity. The root is
 DETECTRON2_DATASETS or `./datasets`, read when a data set is loaded, so that
 setting the variable after the import still works.
@@ -13,6 +14,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from densessl.data.datasets.lvis import register_lvis_instances
 from densessl.data.datasets.sample_writer import CHECKSUMS, dataset_root
 from densessl.errors import DataError
 
@@ -95,6 +97,16 @@ def register_samples() -> None:
             MetadataCatalog.get(name).set(evaluator_type="coco", ignore_label=IGNORE_LABEL)
     DatasetCatalog.register("photos", load_photos)
     DatasetCatalog.register("stereo", load_stereo)
+    register_coral_lvis(dataset_root())
+
+
+def register_coral_lvis(root: Path) -> None:
+    """Registers `coral_lvis_train` and `coral_lvis_val`, annotations of `coral` in the format of LVIS."""
+    for split in ("train", "val"):
+        path = root / "coral_lvis/annotations" / f"lvis_{split}.json"
+        register_lvis_instances(f"coral_lvis_{split}", str(path), str(root / "coral/images"))
+        command = "python datasets/prepare_coral.py && python datasets/prepare_coral_lvis.py"
+        MetadataCatalog.get(f"coral_lvis_{split}").set(how_to_build=f"Build it with `{command}`")
 
 
 register_samples()
