@@ -10,7 +10,7 @@ BASE = {"errors", "utils", "requirements"}  # used by all
 # part -> parts that it may import, beside itself and BASE
 LAYERS = {
     "layers": set(),
-    "losses": set(),
+    "losses": {"layers"},
     "solver": set(),
     "config": set(),
     "clustering": {"layers"},
