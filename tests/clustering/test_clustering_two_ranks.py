@@ -1,6 +1,8 @@
-"""Clustering and its evaluation: two gloo processes with halves of the data give what one gives."""
+"""Clustering, its evaluation and a resumed run in two gloo processes."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cluster_golden import golden, tensors
+from cluster_runs import final_state, train, write_pictures
+from cluster_toy import make_hook, make_model
 
 from densessl.clustering.kmeans import InitialPoints, MiniBatchKMeans
 from densessl.evaluation.cluster_seg_evaluation import ClusterSegEvaluator
@@ -33,6 +37,21 @@ def cluster(rank: int, world_size: int) -> dict:
     }
 
 
+def epoch(folder: Path) -> dict:
+    """The hook on 11 images, which two processes share unevenly, in batches of four."""
+    folder.mkdir(exist_ok=True)
+    model = make_model(clusters=3)
+    hook = make_hook(model, folder, images=11, batch_size=4, init_batches=1)
+    hook.cluster(0)
+    labels = [model.read_labels(view, range(11)).flatten().tolist() for view in (0, 1)]
+    return {
+        "centroids": model.centroids.tolist(),
+        "counts": model.cluster_counts.tolist(),
+        "labels": labels,
+        "state": hook.state_dict(),
+    }
+
+
 def evaluate(images: slice) -> dict:
     arrays = golden("eval_hungarian_s0")
     things = int(arrays["hp/num_things"])
@@ -50,19 +69,37 @@ def _one_of_two(rank: int, root: str) -> None:
     rendezvous = f"file://{root}/rendezvous"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     comm.create_local_process_group(2)
+    root = Path(root)
     # image 2 comes to both, as samplers that pad do it
     scores = evaluate(slice(0, 3) if rank == 0 else slice(2, None))
-    Path(root, f"rank{rank}.json").write_text(json.dumps(cluster(rank, 2) | {"scores": scores}))
+    results = {"cluster": cluster(rank, 2), "epoch": epoch(root / "two"), "scores": scores}
+    (root / f"rank{rank}.json").write_text(json.dumps(results))
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        train("picie", root / "whole", root / "pictures")
+        # the ranks agree on stopping one step later, within the second epoch
+        train("picie", root / "stopped", root / "pictures", stop_in_step=1)
+        train("picie", root / "stopped", root / "pictures")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path):
+def test_two_processes(tmp_path):
+    write_pictures(tmp_path / "pictures")
     torch.multiprocessing.spawn(_one_of_two, args=(str(tmp_path),), nprocs=2)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    expected = cluster(0, 1)
-    for name, values in expected.items():
-        assert np.array(first[name]) == pytest.approx(np.array(values), abs=1e-6)
-        assert first[name] == second[name]
-    assert first["initial"] == expected["initial"]  # the same points in the same order
+    # k-means: as one process, and equal on both
+    for kind, expected in {"cluster": cluster(0, 1), "epoch": epoch(tmp_path / "one")}.items():
+        assert first[kind] == second[kind]
+        for name in ("centroids", "counts"):
+            assert np.array(first[kind][name]) == pytest.approx(np.array(expected[name]), abs=1e-6)
+    assert first["cluster"]["initial"] == cluster(0, 1)["initial"]  # the same points in the same order
+    assert np.array(first["cluster"]["losses"]) == pytest.approx(cluster(0, 1)["losses"], abs=1e-6)
+    assert first["epoch"]["labels"] == expected["labels"]
+    assert first["epoch"]["state"] == expected["state"]
+    # evaluation: no image counts twice
     assert first["scores"] == evaluate(slice(None))
     assert second["scores"] == {}
+    # a run stopped within its second epoch ends in the same bits
+    whole, stopped = (final_state(tmp_path / name) for name in ("whole", "stopped"))
+    assert len(whole["rng"]) == 2
+    assert whole == stopped

@@ -62,6 +62,20 @@ def map_labels(fine: np.ndarray, num_classes: int = 27) -> np.ndarray:
     return labels
 
 
+def is_curated(fine: np.ndarray) -> bool:
+    """The rule of the curated lists: both sides at least 360, and at least 75 % of all pixels stuff.
+
+    xu-ji/IIC code/datasets/segmentation/util/coco164k_prepare.py:122-198. Unlabelled pixels are not stuff.
+
+    Args:
+        fine: (h, w) uint8 as in the label images.
+    """
+    rule = coco_stuff_classes()["curation_rule"]
+    stuff = map_labels(fine, 15) != IGNORE_LABEL
+    large = fine.shape[0] >= rule["min_height"] and fine.shape[1] >= rule["min_width"]
+    return bool(large and stuff.mean() >= rule["min_fraction_of_pixels_in_coarse_12_to_26"])
+
+
 @lru_cache(maxsize=3)
 def _table(num_classes: int) -> np.ndarray:
     table = np.full(256, _INVALID, np.uint8)

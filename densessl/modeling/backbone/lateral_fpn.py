@@ -8,19 +8,18 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
-from torch import Tensor, nn
+from detectron2.modeling import FPN, Backbone
+from torch import Tensor
 
 from densessl.errors import ConfigError
 
 
-class LateralFPN(Backbone):
+class LateralFPN(FPN):
     """p = lateral5(res5); p = up(p) + lateral4(res4); ... ; the last p is the output, at the finest stride.
 
-    Unlike detectron2's FPN: bilinear sampling to the size of the lateral map (half-pixel centres) where that
-    takes the nearest cell, no 3x3 convolutions after the sums, one output. The laterals have biases and no
-    norm. Parameters are named as in detectron2's FPN, `bottom_up.*` and `fpn_lateral<level>`, so that trunk
-    and laterals load into a detector.
+    Unlike detectron2's FPN, whose names it keeps: bilinear sampling to the size of the lateral map
+    (half-pixel centres) where that takes the nearest cell, no 3x3 convolutions after the sums, one output.
+    The laterals have biases, no norm, and PyTorch's initial values, as in the authors' code.
 
     Args:
         bottom_up: trunk.
@@ -38,7 +37,6 @@ class LateralFPN(Backbone):
         in_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         out_channels: int = 128,
     ) -> None:
-        super().__init__()
         shapes = bottom_up.output_shape()
         missing = [name for name in in_features if name not in shapes]
         if missing or not in_features:
@@ -46,18 +44,19 @@ class LateralFPN(Backbone):
                 f"LateralFPN: in_features={list(in_features)}, and the trunk returns {', '.join(shapes)}; "
                 "name some of these, or add to model.backbone.bottom_up.out_features."
             )
-        self.bottom_up = bottom_up
-        self.in_features = list(in_features)
-        levels = [shapes[name].stride.bit_length() - 1 for name in in_features]
-        self._laterals = [f"fpn_lateral{level}" for level in levels]
-        for name, lateral in zip(self.in_features, self._laterals, strict=True):
-            self.add_module(lateral, nn.Conv2d(shapes[name].channels, out_channels, 1))
-        self._out_feature = f"p{levels[0]}"
-        self._shape = ShapeSpec(channels=out_channels, stride=shapes[self.in_features[0]].stride)
+        super().__init__(bottom_up, list(in_features), out_channels)
+        for name in [name for name, _ in self.named_children() if name.startswith("fpn_output")]:
+            delattr(self, name)
+        del self.output_convs
+        for lateral in self.lateral_convs:
+            lateral.reset_parameters()
+        stride = shapes[self.in_features[0]].stride
+        self._out_feature = f"p{stride.bit_length() - 1}"
+        self._shape = ShapeSpec(channels=out_channels, stride=stride)
 
     @property
-    def padding_constraints(self) -> dict[str, int]:
-        return self.bottom_up.padding_constraints
+    def size_divisibility(self) -> int:
+        return 0  # images of any size: sums are made at the size of the lateral map
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {self._out_feature: self._shape}
@@ -69,8 +68,8 @@ class LateralFPN(Backbone):
     def decode(self, features: dict[str, Tensor]) -> Tensor:
         """The sums alone: maps of the trunk by name -> (N, out_channels, h, w)."""
         merged = None
-        for name, lateral in zip(reversed(self.in_features), reversed(self._laterals)):
-            own = getattr(self, lateral)(features[name])
+        for name, lateral in zip(reversed(self.in_features), self.lateral_convs):
+            own = lateral(features[name])
             if merged is not None:
                 own = own + F.interpolate(merged, own.shape[-2:], mode="bilinear", align_corners=False)
             merged = own
