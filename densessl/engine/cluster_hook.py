@@ -6,7 +6,7 @@ channels.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -40,9 +40,13 @@ class ClusterHook(HookBase):
     goes on from its last checkpoint and clusters again, with the same result; one that stops within an epoch
     finds its labels in the file, which is kept as long as a checkpoint needs it.
 
+    After the last step the squares as they are, without crop and colours, are clustered `model.num_fresh`
+    times with different seeds, from one pass over the data, for the evaluation that follows.
+
     Differences from the authors' code: with `batch_norm="train"` the running statistics are updated by both
     views in turn, theirs by one view after the other; a last batch with fewer images than processes moves
-    no centroid.
+    no centroid; the final clustering uses running statistics, so that it leaves the trained state alone, and
+    squares that were first cut at twice the size.
 
     Args:
         batch_size: images that move the centroids together, over all processes.
@@ -103,6 +107,29 @@ class ClusterHook(HookBase):
         if self.trainer.iter % self.trainer.data_loader.steps_per_epoch == 0:
             self.cluster(self.trainer.iter // self.trainer.data_loader.steps_per_epoch)
 
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 == self.trainer.max_iter and len(self.trainer.module.fresh_centroids):
+            self.cluster_afresh(self.trainer.iter // self.trainer.data_loader.steps_per_epoch)
+
+    @torch.no_grad()
+    def cluster_afresh(self, epoch: int) -> None:
+        """Final clusterings for the evaluation; on every process."""
+        random_state = collect_rng_state()
+        model, seed = self.trainer.module, self.trainer.data_loader.dataset.seed
+        repeats = len(model.fresh_centroids)
+        self._share_statistics()
+        model.eval()
+
+        def encode(batch: dict[str, Any]) -> list[Tensor]:
+            with self.trainer._autocast():
+                return [model.encode_plain(batch)] * repeats
+
+        centroids, losses = self._find_centroids(epoch, [seed + r for r in range(repeats)], encode)
+        model.train()
+        model.fresh_centroids.copy_(centroids)
+        restore_rng_state(random_state)
+        _logger.info("Final clusterings: k-means loss %s", ", ".join(f"{loss:.4f}" for loss in losses))
+
     @torch.no_grad()
     def cluster(self, epoch: int) -> None:
         """Clusters and labels now; on every process."""
@@ -112,7 +139,10 @@ class ClusterHook(HookBase):
         self._share_statistics()
         # 1. k-means
         model.train(self.batch_norm == "train")
-        centroids, losses = self._find_centroids(epoch, seed)
+        views = range(model.num_views)
+        centroids, losses = self._find_centroids(
+            epoch, [seed + epoch for _ in views], lambda batch: [self._encode(batch, view) for view in views]
+        )
         clustered = time.perf_counter()
         # 2. labels
         self._share_statistics()
@@ -145,24 +175,33 @@ class ClusterHook(HookBase):
             for buffer in self.trainer.module.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def _find_centroids(self, epoch: int, seed: int) -> tuple[Tensor, list[float]]:
-        """Pass 1: (V, K, C) centroids and the k-means loss of each view."""
-        views = range(self.trainer.module.num_views)
+    def _find_centroids(
+        self, epoch: int, seeds: Sequence[int], encode: Callable[[dict], list[Tensor]]
+    ) -> tuple[Tensor, list[float]]:
+        """One pass over the data for several clusterings at once.
+
+        Args:
+            epoch: whose order and augmentations are used.
+            seeds: of each clustering.
+            encode: from a batch to the features of each clustering.
+
+        Returns:
+            (clusterings, K, C) centroids, and the k-means loss of each.
+        """
         order = self.trainer.data_loader.sampler.order.indices(epoch)
         batches = [order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
         batches = [batch for batch in batches if len(batch) >= comm.get_world_size()]
         first = min(self.init_batches, len(batches))
-        initial = [InitialPoints(self.points_per_image, seed + epoch) for _ in views]
+        initial = [InitialPoints(self.points_per_image, seed) for seed in seeds]
         streams: list[MiniBatchKMeans] = []
         for number, batch in enumerate(self._load(batches, epoch)):
             if number == first:
                 streams = [self._start(points) for points in initial]
-            for view in views:
-                features = self._encode(batch, view)
+            for index, features in enumerate(encode(batch)):
                 if number < first:
-                    initial[view].add(features, batch["index"])
+                    initial[index].add(features, batch["index"])
                 else:
-                    streams[view].add(features)
+                    streams[index].add(features)
         streams = streams or [self._start(points) for points in initial]
         return torch.stack([stream.centroids for stream in streams]), [s.finish() for s in streams]
 

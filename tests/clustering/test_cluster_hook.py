@@ -265,7 +265,37 @@ def test_inference_has_scores_of_each_classifier():
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
     head = ClusterClassifier(in_channels=8, num_clusters=5)
     one = make_model(num_views=1, classifier=head).eval()
-    assert one([{"image": images[0]}])[0]["sem_seg"].shape == (5, 6, 6)
+    (only,) = one([{"image": images[0]}])
+    assert only["sem_seg"]["view1"].shape == (5, 6, 6)
+    assert set(only["sem_seg"]) == {"view1"}
+
+
+def test_final_clusterings_leave_the_training_alone(tmp_path):
+    model = make_model(clusters=3, num_fresh=2)
+    hook = make_hook(model, tmp_path, batch_size=4, init_batches=1, points_per_image=5)
+    hook.cluster(0)
+    hook.trainer.iter, hook.trainer.max_iter = 1, 2
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    labels = model.read_labels(0, range(8))
+    hook.after_step()
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed == ["fresh_centroids"]
+    assert torch.equal(model.read_labels(0, range(8)), labels)
+    assert model.training
+    assert not torch.equal(*model.fresh_centroids)  # two seeds
+    loader = hook.trainer.data_loader
+    model.eval()
+    batch = loader.collate_fn([loader.dataset[(0, index)] for index in range(8)])
+    with torch.no_grad():
+        features = model.encode_plain(batch)
+        for centroids in model.fresh_centroids:
+            nearest = assign_clusters(features, centroids)
+            assert len(nearest.unique()) == 3
+        outputs = model([{"image": batch["image"][0]}])[0]["sem_seg"]
+    assert set(outputs) == {"view1", "view2", "fresh1", "fresh2"}
+    small = torch.nn.functional.interpolate(batch["image"].float(), (24, 24), mode="bilinear", antialias=True)
+    expected = model.backbone((small - 127.5) / 60)["p2"]
+    torch.testing.assert_close(features, torch.nn.functional.normalize(expected.detach(), dim=1))
 
 
 def test_distance_of_the_views_weighs_in(tmp_path):

@@ -104,7 +104,10 @@ def test_full_recipe_on_a_small_coco_stuff(tmp_path, monkeypatch):
     results = defaults.run(cfg, Namespace(resume=False, eval_only=False))["cluster_seg"]
     written = json.loads((tmp_path / "output/evaluation.json").read_text())["results"]["cluster_seg"]
     assert written == results
-    for view in ("view1", "view2"):
+    again = [*options, f"train.init_checkpoint={tmp_path / 'output/model_final.pth'}"]
+    cfg = load_config(str(ROOT / "projects/PiCIE/configs/picie_R_18_coco_10ep.py"), again)
+    assert defaults.run(cfg, Namespace(resume=False, eval_only=True))["cluster_seg"] == results
+    for view in ("view1", "view2", "fresh1"):
         assert 0 < results[f"acc_{view}"] <= 100
         assert set(results) >= {f"IoU-sky-stuff_{view}", f"IoU-plant-stuff_{view}", f"stuff_mIoU_{view}"}
         assert f"IoU-person-things_{view}" not in results or results[f"IoU-person-things_{view}"] == 0.0

@@ -17,7 +17,10 @@ dataloader = OmegaConf.create()
 
 dataloader.train = L(build_train_loader)(
     # --- changes results
-    dataset=L(build_curated_coco)(split="train2017"),  # any folder: L(build_image_source)(source=PATH)
+    dataset=L(build_curated_coco)(
+        split="train2017",
+        list_file=None,  # the curated list; all: every image with labels
+    ),
     mapper=L(ClusterViewMapper)(
         size=640,  # --res2; twice model.resolution
         crop_scale=(0.5, 1.0),  # --min_scale
@@ -44,7 +47,7 @@ dataloader.train = L(build_train_loader)(
     bad_image="raise",
 )
 dataloader.test = L(build_test_loader)(
-    dataset=L(build_coco_stuff)(split="val2017"),
+    dataset=L(build_coco_stuff)(split="val2017", list_file=None),
     mapper=L(LabelledSquareMapper)(size=320, map_labels=map_labels),
     batch_size=32,  # per rank
     num_workers=4,

@@ -104,7 +104,7 @@ def read_ids(list_file: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read the image list {printable(list_file)}: {error}. Copy PiCIE's curated lists there, "
-            "or give list_file=all for all images with labels"
+            "build one with datasets/prepare_coco_stuff.py, or give list_file=all"
         ) from error
     ids = [line.strip() for line in lines]
     for number, line in enumerate(ids, 1):

@@ -56,6 +56,8 @@ class PiCIE(nn.Module):
         resolution: R in pixels.
         alignment: "exact", or "published" for the authors' rounding.
         balance: see `balance_weights`.
+        num_fresh: clusterings that `ClusterHook` makes after the last step for the final evaluation (the
+            authors' --repeats).
         loss_distance_weight: m in (1 - m) loss + m |f1 - f2|^2 (mean over elements); 0 as published, 0.5 with
             the authors' --mse.
         pixel_mean, pixel_std: per channel, RGB in [0, 255].
@@ -75,6 +77,7 @@ class PiCIE(nn.Module):
         resolution: int = 320,
         alignment: str = "exact",
         balance: str = "frequency",
+        num_fresh: int = 1,
         loss_distance_weight: float = 0.0,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -101,6 +104,8 @@ class PiCIE(nn.Module):
         self.feature_size = -(-resolution // shapes[in_feature].stride)
         channels = shapes[in_feature].channels
         self.register_buffer("centroids", torch.zeros(num_views, num_clusters, channels))
+        # zero until the end of training
+        self.register_buffer("fresh_centroids", torch.zeros(num_fresh, num_clusters, channels))
         self.register_buffer("cluster_counts", torch.zeros(num_views, num_clusters, dtype=torch.float64))
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), persistent=False)
@@ -149,6 +154,14 @@ class PiCIE(nn.Module):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
         return self._normalize(images), batch["crop"].to(self.device, non_blocking=True)
 
+    def encode_plain(self, batch: dict[str, Any]) -> Tensor:
+        """Features of a batch's squares at size R, with colours and place as they are: (N, C, h, w) float32
+        of unit length."""
+        images = batch["image"].to(self.device, non_blocking=True).float()
+        size = (self.resolution, self.resolution)
+        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        return F.normalize(self.backbone(self._normalize(images))[self.in_feature].float(), dim=1)
+
     def embed_view(self, images: Tensor, crop: Tensor, view: int) -> Tensor:
         """The network and the crop, in the order of the view: (N, C, h, w) float32 of unit length.
 
@@ -192,15 +205,17 @@ class PiCIE(nn.Module):
             batched_inputs: each {"image": (3, H, W) RGB in [0, 255]}.
 
         Returns:
-            for each image {"sem_seg": (K, h, w) scores}; with two views, which have classifiers of their own,
-            {"sem_seg": {"view1": ..., "view2": ...}}.
+            for each image {"sem_seg": {classifier: (K, h, w) scores}}: "view1" and "view2", whose centroids
+            are those of the epoch's start, as in the authors' evaluations; after the last step also "fresh1",
+            "fresh2", ...
         """
         images = torch.stack([item["image"].to(self.device) for item in batched_inputs]).float()
         features = F.normalize(self.backbone(self._normalize(images))[self.in_feature].float(), dim=1)
-        scores = [self._logits(features, view) for view in range(self.num_views)]
-        if self.num_views == 1:
-            return [{"sem_seg": image} for image in scores[0]]
-        return [{"sem_seg": {"view1": one, "view2": two}} for one, two in zip(*scores)]
+        scores = {f"view{view + 1}": self._logits(features, view) for view in range(self.num_views)}
+        if self.fresh_centroids.any():
+            for number, centroids in enumerate(self.fresh_centroids, 1):
+                scores[f"fresh{number}"] = dot_logits(features, centroids)
+        return [{"sem_seg": dict(zip(scores, maps))} for maps in zip(*scores.values())]
 
     @torch.no_grad()
     def start_epoch(self, centroids: Tensor, counts: Tensor, seed: int) -> list[nn.Parameter]:
