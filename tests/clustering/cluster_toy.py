@@ -18,14 +18,15 @@ from densessl.modeling.meta_arch import PiCIE
 
 
 class OneConvolution(Backbone):
-    """4 x 4 with stride 4, as in the recorded epoch."""
+    """4 x 4 with stride 4, as in the recorded epoch; and batch norm on request."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, norm: bool = False):
         super().__init__()
         self.conv = nn.Conv2d(3, channels, 4, stride=4)
+        self.norm = nn.BatchNorm2d(channels) if norm else nn.Identity()
 
     def forward(self, images):
-        return {"p2": self.conv(images)}
+        return {"p2": self.norm(self.conv(images))}
 
     def output_shape(self):
         return {"p2": ShapeSpec(channels=self.conv.out_channels, stride=4)}
