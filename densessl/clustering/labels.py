@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densessl.errors import CheckpointError
+from densessl.errors import CheckpointError, ConfigError, DataError
 
 _NAME = "cluster_labels_{epoch:04d}.npy"
 _PATTERN = re.compile(r"cluster_labels_(\d{4,})\.npy")
@@ -34,14 +34,36 @@ class LabelFile:
         self._array: np.ndarray | None = None
 
     def create(self, views: int, images: int, size: tuple[int, int]) -> None:
-        """Makes an empty file under a temporary name; by one process, before the others `open_partial`."""
-        shape = (views, images, *size)
-        array = np.lib.format.open_memmap(self.path + _PARTIAL, mode="w+", dtype=np.uint8, shape=shape)
-        array.flush()
+        """Makes an empty file under a temporary name; by one process, before the others `open_partial`.
+
+        Raises:
+            DataError: there is no room. Its blocks are reserved, since a full disk would later end the
+                process by a signal.
+        """
+        path, shape = self.path + _PARTIAL, (views, images, *size)
+        try:
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        except OSError as error:
+            raise DataError(
+                f"cannot write the cluster labels {path} ({int(np.prod(shape)) / 1e6:.1f} MB): "
+                f"{error.strerror}. Make room or choose another train.output_dir, then go on with --resume."
+            ) from error
 
     def open_partial(self) -> None:
-        """Maps the temporary file for writing."""
-        self._array = np.lib.format.open_memmap(self.path + _PARTIAL, mode="r+")
+        """Maps the temporary file for writing.
+
+        Raises:
+            ConfigError: this process does not see it.
+        """
+        try:
+            self._array = np.lib.format.open_memmap(self.path + _PARTIAL, mode="r+")
+        except OSError as error:
+            raise ConfigError(
+                f"this process does not see {self.path + _PARTIAL}, which the main process made "
+                f"({error.strerror}): train.output_dir must be a folder that all machines share."
+            ) from error
 
     def write(self, view: int, indices: Sequence[int], labels: Tensor) -> None:
         """Stores (N, h, w) labels of the images `indices`."""

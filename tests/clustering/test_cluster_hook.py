@@ -1,5 +1,7 @@
 """PiCIE's epoch against the recorded one; labels in one file; what a run needs to go on."""
 
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from cluster_toy import make_hook, make_model
 from densessl.checkpoint import files
 from densessl.clustering.kmeans import InitialPoints, assign_clusters
 from densessl.clustering.labels import LabelFile, remove_other_labels
-from densessl.errors import CheckpointError, ConfigError, NonFiniteError
+from densessl.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from densessl.losses.cluster_ce import balance_weights
 from densessl.modeling.heads import ClusterClassifier
 
@@ -201,6 +203,19 @@ def test_label_files_stay_while_a_checkpoint_needs_them(tmp_path, monkeypatch):
     (tmp_path / "cluster_labels_0003.npy.partial").touch()  # of a run that was killed
     remove_other_labels(str(tmp_path), keep={2, 3})
     assert [path.name for path in tmp_path.glob("*.npy*")] == ["cluster_labels_0002.npy"]
+
+
+def test_no_room_or_no_common_folder_for_labels(tmp_path, monkeypatch):
+    labels = LabelFile(str(tmp_path / "elsewhere"), 0)
+    with pytest.raises(ConfigError, match="a folder that all machines share"):
+        labels.open_partial()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(DataError, match=r"cluster_labels_0003.npy.partial \(0.6 MB\): No space left"):
+        LabelFile(str(tmp_path), 3).create(2, 50, (80, 80))
 
 
 def test_fewer_batches_than_initial_ones(tmp_path):
