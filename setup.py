@@ -44,8 +44,10 @@ EXTRAS_REQUIRE = {
     "sample": ["scikit-image>=0.22"],  # photographs of the quickstart
     "gpu": ["faiss-gpu"],  # replaces faiss-cpu: uninstall that first
     "proposals": ["opencv-contrib-python-headless"],  # replaces the plain headless wheel
+    # site of docs/: theme, and API pages from docstrings without importing the code
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=2,<3"],
     # lightly: an oracle for losses; xdist: two test processes on two cores
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "lightly>=1.6", "ruff"],
+    "test": ["pytest>=9", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "lightly>=1.6", "ruff"],
 }
 
 

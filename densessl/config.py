@@ -8,7 +8,9 @@ class that its node names.
 import difflib
 import inspect
 import traceback
-from collections.abc import Iterator, Sequence
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +76,17 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     missing = [noun for noun in NOUNS if noun not in cfg]
     if missing:
         raise ConfigError(f"{path}: the config has no {', '.join(missing)}.")
+    _note_base_batch(cfg)
     apply_overrides(cfg, overrides)
     check_config(cfg)
     return cfg
+
+
+def _note_base_batch(cfg: DictConfig) -> None:
+    """Writes down the batch that `optimizer.lr` belongs to, before an override changes it."""
+    scaling = OmegaConf.select(cfg, "train.lr_scaling")
+    if scaling is not None and scaling.base_batch is None:
+        scaling.base_batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -99,9 +109,12 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             )
         key, value = override.key_or_group, override.value()
         current = _lookup(cfg, key, text)
-        _check_type(cfg, key, current, value, text)
+        # {_target_: ...} stands for the whole node: the arguments of another class are of no use to it
+        replaces = isinstance(value, dict) and "_target_" in value
+        if not replaces:
+            _check_type(cfg, key, current, value, text)
         try:
-            OmegaConf.update(cfg, key, value, merge=True)
+            OmegaConf.update(cfg, key, value, merge=not replaces)
         except OmegaConfBaseException as error:
             raise ConfigError(f"Override {text!r} cannot be applied: {error}") from error
 
@@ -172,10 +185,12 @@ def _lookup(cfg: DictConfig, key: str, text: str) -> Any:
 
 
 def _check_type(cfg: DictConfig, key: str, current: Any, value: Any, text: str) -> None:
-    """Refuses a value whose type differs from the one it replaces (an int may stand for a float)."""
-    if current is _ABSENT or current is None or value is None:
-        return
-    if isinstance(value, str) and "${" in value:
+    """Refuses a value whose type differs from the one it replaces (an int may stand for a float).
+
+    An argument may also take what its annotation allows, a list of sources for one, say; that alone decides
+    where no value stands yet.
+    """
+    if value is None or (isinstance(value, str) and "${" in value):
         return
     if isinstance(current, DictConfig):
         if not isinstance(value, dict):
@@ -183,8 +198,11 @@ def _check_type(cfg: DictConfig, key: str, current: Any, value: Any, text: str) 
         for name, item in value.items():
             _check_type(cfg, f"{key}.{name}", _lookup(cfg, f"{key}.{name}", text), item, text)
         return
+    annotated = _annotated_types(cfg, key, current)
     expected: tuple[type, ...]
-    if isinstance(current, bool):
+    if current is _ABSENT or current is None:
+        expected = annotated
+    elif isinstance(current, bool):
         expected = (bool,)
     elif isinstance(current, int):
         expected = (int,)
@@ -196,12 +214,53 @@ def _check_type(cfg: DictConfig, key: str, current: Any, value: Any, text: str) 
         expected = (list,)
     else:
         return
+    expected += annotated
+    if not expected:
+        return
     if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
+        names = [kind.__name__ for kind in dict.fromkeys(expected) if not (kind is int and float in expected)]
         hint = f""" Quote it: '{key}="{value}"'.""" if expected == (str,) else ""
         raise ConfigError(
-            f"Override {text!r}: {key} is {current!r}, so it takes {expected[-1].__name__}, "
-            f"not {type(value).__name__}.{hint}"
+            f"Override {text!r}: {key} is {None if current is _ABSENT else current!r}, so it takes "
+            f"{' or '.join(names)}, not {type(value).__name__}.{hint}"
         )
+
+
+def _annotated_types(cfg: DictConfig, key: str, current: Any) -> tuple[type, ...]:
+    """Types, as a config holds them, that the argument at `key` is annotated with; () if that is unknown.
+
+    An argument without annotation that is a string or a list may be either (detectron2's data set names).
+    """
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return ()
+    parameter = (_parameters(node) or {}).get(name)
+    if parameter is None:
+        return ()
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return (str, list) if isinstance(current, (str, ListConfig)) else ()
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    allowed: list[type] = []
+    for member in typing.get_args(annotation) if union else (annotation,):
+        kind = typing.get_origin(member) or member
+        if kind in _HELD_AS:
+            allowed += _HELD_AS[kind]
+        elif kind is not type(None):
+            return ()
+    return tuple(allowed)
+
+
+_HELD_AS: dict[Any, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    list: (list,),
+    tuple: (list,),
+    Sequence: (list,),
+}
 
 
 def _lazy_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -221,6 +280,14 @@ def _lazy_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 def _arguments(node: DictConfig) -> list[str] | None:
     """Returns the argument names of the node's class or function, or None when it takes any keyword."""
+    parameters = _parameters(node)
+    if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return [name for name, parameter in parameters.items() if parameter.kind is not parameter.POSITIONAL_ONLY]
+
+
+def _parameters(node: DictConfig) -> Mapping[str, inspect.Parameter] | None:
+    """Returns the parameters of the node's class or function by name, or None when it has no signature."""
     target = node["_target_"]
     if isinstance(target, str):
         try:
@@ -230,12 +297,9 @@ def _arguments(node: DictConfig) -> list[str] | None:
     if OmegaConf.is_config(target):
         return None
     try:
-        parameters = inspect.signature(target).parameters.values()
+        return inspect.signature(target).parameters
     except (TypeError, ValueError):  # a builtin without a signature
         return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return [parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY]
 
 
 def _target_name(node: DictConfig) -> str:

@@ -1,6 +1,7 @@
 """Configs and overrides are checked before anything is built."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +9,18 @@ import torch
 from densessl.config import NOUNS, apply_overrides, get_config, load_config
 from densessl.errors import ConfigError
 
+ROOT = Path(__file__).parents[1]
 CONFIG = """
 import torch
 from detectron2.config import LazyCall as L
+from detectron2.data import get_detection_dataset_dicts
+from densessl.data.sources import build_image_source
 
 model = L(torch.nn.Linear)(in_features=3, out_features=2)
-dataloader = dict(train=L(torch.utils.data.DataLoader)(dataset=[1, 2], batch_size=2))
+dataloader = dict(
+    train=L(torch.utils.data.DataLoader)(dataset=L(build_image_source)(source="a"), batch_size=2),
+    test=L(torch.utils.data.DataLoader)(dataset=L(get_detection_dataset_dicts)(names="a")),
+)
 optimizer = L(torch.optim.SGD)(lr=0.1)
 lr_multiplier = dict(factors=[1.0, 0.1])
 train = dict(max_iter=10, output_dir="out", amp=dict(enabled=True), seed=None)
@@ -49,6 +56,18 @@ def test_valid_overrides_reach_the_config(config_file):
     assert sorted(cfg) == sorted(NOUNS)
 
 
+def test_an_argument_takes_what_its_annotation_allows(config_file):
+    overrides = ["dataloader.train.dataset.source=[b,c]", "dataloader.test.dataset.names=[b,c]"]
+    cfg = load_config(config_file(), overrides)
+    assert cfg.dataloader.train.dataset.source == ["b", "c"]
+    assert cfg.dataloader.test.dataset.names == ["b", "c"]
+
+
+def test_a_node_with_a_target_replaces_the_old_one(config_file):
+    cfg = load_config(config_file(), ["model={_target_: torch.nn.ReLU, inplace: true}"])
+    assert dict(cfg.model) == {"_target_": "torch.nn.ReLU", "inplace": True}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -66,6 +85,12 @@ def test_valid_overrides_reach_the_config(config_file):
         ("+train.new=5", r"cannot be added"),
         ("~train.seed", r"cannot be added or deleted"),
         ("train.max_iter", r"not of the form key=value"),
+        ("optimizer.foreach=maybe", r"optimizer.foreach is None, so it takes bool, not str"),  # no value yet
+        ("model.bias=maybe", r"model.bias is None, so it takes bool, not str"),
+        ("dataloader.train.dataset.source=5", r"takes str or list, not int"),
+        ("dataloader.test.dataset.names=5", r"takes str or list, not int"),
+        ("dataloader.test={_target_: densessl.data.build.build_test_loader2}", r"cannot be imported"),
+        ("model={_target_: torch.nn.ReLU, inplce: true}", r"takes no argument 'inplce'.*'inplace'"),
     ],
 )
 def test_wrong_override_is_named(config_file, override, message):
@@ -113,3 +138,17 @@ def test_override_of_interpolated_value():
     cfg = get_config("common/optim.py")
     apply_overrides(cfg, ["SGD.lr=0.5"])
     assert cfg.SGD.params.base_lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch"),
+    [
+        ("projects/DenseCL/configs/densecl_R_50_coco_800ep.py", 256),
+        ("projects/DenseCL/configs/simsiam_R_50_imagenet_100ep.py", 512),
+        ("configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_2fc.py", 16),
+    ],
+)
+def test_the_rate_of_a_recipe_scales_from_its_own_batch(recipe, batch):
+    cfg = load_config(str(ROOT / recipe), [f"dataloader.train.total_batch_size={batch // 4}"])
+    assert cfg.train.lr_scaling.base_batch == batch
+    assert load_config(str(ROOT / recipe), ["train.lr_scaling.base_batch=7"]).train.lr_scaling.base_batch == 7

@@ -1,49 +1,22 @@
-"""Every command of the documentation and of the configs' heads parses; files that the pages name exist."""
+"""Every command of the documentation and of the configs' heads parses; files that the pages name exist.
+
+What two CPU cores can do is also run: test_documented_runs.py.
+"""
 
 import argparse
-import ast
 import re
 import runpy
-import shlex
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections import Counter
 
 import pytest
+from documented import ALL, OF_PAGES, PAGES, ROOT, TRAINER, rule
 
 from densessl.engine import launch
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "projects").rglob("*.md")])
-PAGES.append(ROOT / "datasets/README.md")
-CONFIGS = sorted(path for folder in ("configs", "projects") for path in (ROOT / folder).rglob("*.py"))
-COMMAND = re.compile(r"(?:python |torchrun .*?)?((?:tools|datasets)/\w+\.py)\b(.*)")
-INLINE = re.compile(r"`((?:python )?(?:tools|datasets)/\w+\.py [^`]*)`")
 FILE = re.compile(
     r"(?<![\w/.-])((?:tools|datasets|configs|projects|docs|tests|densessl)/[\w/.-]+\.(?:py|sh|md))\b"
 )
-
-
-def text_of(path: Path) -> str:
-    """A page, or the docstring of a config, with continued lines joined."""
-    text = path.read_text()
-    if path.suffix == ".py":
-        text = (ast.get_docstring(ast.parse(text)) or "").replace("<this>", str(path.relative_to(ROOT)))
-    return re.sub(r"\\\n\s*", "", text)
-
-
-def commands(path: Path) -> Iterator[tuple[str, ...]]:
-    """(script, argument, ...) of each Python command; PLACEHOLDERS stay."""
-    lines = text_of(path).splitlines()
-    if path.suffix == ".md":
-        lines = [line for line in lines if line.startswith("    ")] + INLINE.findall("\n".join(lines))
-    for line in lines:
-        for part in line.strip().split(" && "):
-            if found := COMMAND.match(part):
-                yield (found[1], *shlex.split(found[2].replace("=NUMBER", "=1"), comments=True))
-
-
-ALL = sorted({command for path in [*PAGES, *CONFIGS] for command in commands(path)})
 
 
 class Parsed(Exception):
@@ -55,8 +28,9 @@ def stop(*args: object, **kwargs: object) -> None:
 
 
 def test_commands_are_found():
-    assert len(ALL) > 30
-    assert {script for script, *_ in ALL} >= {"tools/lazyconfig_train_net.py", "tools/make_report.py"}
+    assert len(ALL) > 100
+    assert Counter(map(rule, OF_PAGES))["runs"] > 30
+    assert {script for script, *_ in ALL} >= {TRAINER, "tools/make_report.py"}
 
 
 @pytest.mark.parametrize("command", ALL, ids=" ".join)
@@ -64,7 +38,7 @@ def test_command_parses(command, monkeypatch):
     script, *arguments = command
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    if script == "tools/lazyconfig_train_net.py":  # its config and overrides are checked as well
+    if script == TRAINER:  # its config and overrides are checked as well
         monkeypatch.setattr(launch, "launch", stop)
     else:
         for name in ("parse_args", "parse_intermixed_args"):

@@ -1,12 +1,17 @@
 #!/usr/bin/env python
-"""Writes one self-contained HTML report of a pretraining run and of the fine-tuning runs that used it.
+"""Writes one self-contained HTML report of pretraining runs and of the fine-tuning runs that used them.
 
+    tools/make_report.py output/densecl output/mask_rcnn_densecl output/mask_rcnn_random
     tools/make_report.py --title "DenseCL on my photographs" --pretrain output/densecl \
         --finetune DenseCL=output/mask_rcnn_densecl --finetune random=output/mask_rcnn_random \
         --images photographs/ --output output/report.html
+
+A run with a test set (dataloader.test) counts as fine-tuning, any other as pretraining. A folder of runs
+stands for all runs in it. docs/report.md explains each section.
 """
 
 import argparse
+from pathlib import Path
 
 from densessl.engine.launch import run_main
 from densessl.errors import ConfigError
@@ -18,8 +23,20 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = result.add_argument
+    add(
+        "runs",
+        nargs="*",
+        metavar="RUN_DIR",
+        help="output directories, called by their last part; after --images, put -- before them",
+    )
     add("--title", default="densessl report")
-    add("--pretrain", metavar="RUN_DIR", help="output directory of a pretraining run")
+    add(
+        "--pretrain",
+        metavar="[NAME=]RUN_DIR",
+        action="append",
+        default=[],
+        help="output directory of a pretraining run, called NAME or 'pretraining'; may be repeated",
+    )
     add(
         "--finetune",
         metavar="NAME=RUN_DIR",
@@ -39,20 +56,27 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=CONFIG",
         action="append",
         default=[],
-        help="config file that a run started from (NAME as above, or pretraining): lists what was changed",
+        help="config file that a run started from, to list what was changed (default: the one in its log)",
     )
-    add("--num-images", type=int, default=4, help="images in each section (default: 4)")
-    add("--match-threshold", type=float, default=0.9, help="cosine of a drawn match (default: 0.9)")
+    add("--num-images", type=int, default=4, help="images drawn in each section (default: 4)")
+    add(
+        "--match-threshold",
+        type=float,
+        default=-1.0,
+        help="least cosine of a match (default: none, since it does not compare between networks)",
+    )
     add("--score-threshold", type=float, default=0.5, help="score of a drawn object (default: 0.5)")
-    add("--output", required=True, metavar="FILE", help="the HTML file to write")
+    add("--output", metavar="FILE", help="the HTML file to write (default: report.html in the first run)")
     return result
 
 
-def _pairs(option: str, entries: list[str]) -> dict[str, str]:
-    """["a=b"] -> {"a": "b"}."""
+def _pairs(option: str, entries: list[str], default: str | None = None) -> dict[str, str]:
+    """["a=b"] -> {"a": "b"}; an entry without a name is called `default` where there is one."""
     pairs = {}
     for entry in entries:
-        name, _, path = entry.partition("=")
+        name, sign, path = entry.partition("=")
+        if not sign and default:
+            name, path = default, entry
         if not name or not path or name in pairs:
             raise ConfigError(f"--{option} {entry!r} must be NAME=PATH, each name once.")
         pairs[name] = path
@@ -68,13 +92,20 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if args.num_images < 1:
         raise ConfigError(f"--num-images {args.num_images} must be at least 1.")
+    pretrain = _pairs("pretrain", args.pretrain, "pretraining")
     finetune, recipes = _pairs("finetune", args.finetune), _pairs("recipe", args.recipe)
+    paths = [*args.runs, *pretrain.values(), *finetune.values()]
+    if not paths:
+        raise ConfigError("A report needs at least one run: give its directory.")
 
     from densessl.visualization.report import ReportOptions, write_report  # imports torch
-    from densessl.visualization.runs import read_run
+    from densessl.visualization.runs import read_run, run_folders
 
-    pretrain = read_run("pretraining", args.pretrain) if args.pretrain else None
-    finetunes = [read_run(name, path) for name, path in finetune.items()]
+    given = [read_run(name, path) for name, path in run_folders(args.runs).items()]
+    pretrains = [run for run in given if run.is_pretraining]
+    pretrains += [read_run(name, path) for name, path in pretrain.items()]
+    finetunes = [run for run in given if not run.is_pretraining]
+    finetunes += [read_run(name, path) for name, path in finetune.items()]
     options = ReportOptions(
         title=args.title,
         images=args.images,
@@ -83,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
         match_threshold=args.match_threshold,
         score_threshold=args.score_threshold,
     )
-    write_report(args.output, pretrain, finetunes, options)
+    write_report(args.output or Path(paths[0]) / "report.html", pretrains, finetunes, options)
 
 
 if __name__ == "__main__":

@@ -9,3 +9,6 @@ from ..common.schedule import multistep
 from .retinanet_R_50_FPN_1x import dataloader, model, optimizer, train
 
 lr_multiplier, train.max_iter = multistep(max_iter=180000, milestones=(120000, 160000), warmup_iters=1000)
+
+# --- bookkeeping
+train.output_dir = "output/retinanet_R_50_FPN_2x"

@@ -9,3 +9,6 @@ from ..common.schedule import multistep
 from .mask_rcnn_R_50_C4_2x import dataloader, model, optimizer, train
 
 lr_multiplier, train.max_iter = multistep(max_iter=90000, milestones=(60000, 80000), warmup_iters=1000)
+
+# --- bookkeeping
+train.output_dir = "output/mask_rcnn_R_50_C4_1x"

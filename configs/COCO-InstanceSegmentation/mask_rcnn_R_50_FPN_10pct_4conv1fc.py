@@ -14,3 +14,6 @@ authors' is not known. Not run at full length here.
 from .mask_rcnn_R_50_FPN_1x_4conv1fc import dataloader, lr_multiplier, model, optimizer, train
 
 dataloader.train.dataset.names = "coco_2017_train_10pct"
+
+# --- bookkeeping
+train.output_dir = "output/mask_rcnn_R_50_FPN_10pct_4conv1fc"

@@ -17,3 +17,6 @@ model.roi_heads.box_head.conv_norm = "SyncBN"
 model.roi_heads.box_head.fc_dims = [1024]
 model.roi_heads.box_predictor.input_shape = ShapeSpec(channels=1024)
 model.roi_heads.mask_head.conv_norm = "SyncBN"
+
+# --- bookkeeping
+train.output_dir = "output/mask_rcnn_R_50_FPN_1x_4conv1fc"

@@ -10,3 +10,6 @@ from ..common.schedule import multistep
 from .mask_rcnn_R_50_FPN_1x_2fc import dataloader, model, optimizer, train
 
 lr_multiplier, train.max_iter = multistep(max_iter=180000, milestones=(120000, 160000), warmup_iters=1000)
+
+# --- bookkeeping
+train.output_dir = "output/mask_rcnn_R_50_FPN_2x_2fc"

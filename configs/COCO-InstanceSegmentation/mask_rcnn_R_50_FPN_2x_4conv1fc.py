@@ -7,3 +7,6 @@ Schedule of detectron2's 2x. Not run at full length here.
 
 from .mask_rcnn_R_50_FPN_1x_4conv1fc import dataloader, model, optimizer
 from .mask_rcnn_R_50_FPN_2x_2fc import lr_multiplier, train
+
+# --- bookkeeping
+train.output_dir = "output/mask_rcnn_R_50_FPN_2x_4conv1fc"

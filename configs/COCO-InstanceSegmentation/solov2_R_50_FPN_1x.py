@@ -42,3 +42,6 @@ lr_multiplier, train.max_iter = multistep(
 )
 # SOLOv2_R50_1x.yaml: TEST.PRECISE_BN.ENABLED; detectron2/config/defaults.py: TEST.PRECISE_BN.NUM_ITER = 200
 train.hooks = [L(PreciseBNHook)(period="${train.eval_period}", num_iter=200)]
+
+# --- bookkeeping
+train.output_dir = "output/solov2_R_50_FPN_1x"

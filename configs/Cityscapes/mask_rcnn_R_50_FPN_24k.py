@@ -27,3 +27,6 @@ optimizer.params.weight_decay_norm = 0.0
 lr_multiplier, train.max_iter = multistep(max_iter=24000, milestones=(18000,), warmup_iters=1000)
 # Cityscapes/mask_rcnn_R_50_FPN.yaml: TEST.PRECISE_BN.ENABLED; detectron2/config/defaults.py: NUM_ITER = 200
 train.hooks = [L(PreciseBNHook)(period="${train.eval_period}", num_iter=200)]
+
+# --- bookkeeping
+train.output_dir = "output/mask_rcnn_R_50_FPN_24k"

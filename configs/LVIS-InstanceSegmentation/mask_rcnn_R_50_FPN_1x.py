@@ -29,3 +29,6 @@ optimizer.params.weight_decay_norm = 0.0
 lr_multiplier, train.max_iter = multistep(max_iter=180000, milestones=(120000, 160000), warmup_iters=1000)
 # as on COCO; TEST.PRECISE_BN.NUM_ITER = 200
 train.hooks = [L(PreciseBNHook)(period="${train.eval_period}", num_iter=200)]
+
+# --- bookkeeping
+train.output_dir = "output/mask_rcnn_R_50_FPN_1x"

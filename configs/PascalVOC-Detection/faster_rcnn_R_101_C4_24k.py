@@ -9,3 +9,6 @@ five runs, ImageNet 200 epochs): 61.3. Not run at full length here.
 from .faster_rcnn_R_50_C4_24k import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.depth = 101  # res5, in the head, has three blocks in both depths
+
+# --- bookkeeping
+train.output_dir = "output/faster_rcnn_R_101_C4_24k"

@@ -13,3 +13,6 @@ from .faster_rcnn_R_50_C4_24k import dataloader, lr_multiplier, model, optimizer
 # one setting there, MODEL.RESNETS.NORM: trunk, res5 of the head, and the extra norm
 model.backbone.norm = "naiveSyncBN"
 model.roi_heads.norm = "naiveSyncBN"
+
+# --- bookkeeping
+train.output_dir = "output/faster_rcnn_R_50_C4_24k_naive_sync_bn"

@@ -11,3 +11,6 @@ from ..common.schedule import multistep
 from .faster_rcnn_R_50_C4_24k import dataloader, model, optimizer, train
 
 lr_multiplier, train.max_iter = multistep(max_iter=24000, milestones=(18000, 22000), warmup_iters=1000)
+
+# --- bookkeeping
+train.output_dir = "output/faster_rcnn_R_50_C4_24k_warmup1000"

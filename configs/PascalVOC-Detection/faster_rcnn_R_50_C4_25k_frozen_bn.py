@@ -21,3 +21,6 @@ model.roi_heads.res5.norm = "FrozenBN"
 # SOLVER: STEPS (17000,), MAX_ITER 25000, WARMUP_ITERS 100
 lr_multiplier, train.max_iter = multistep(max_iter=25000, milestones=(17000,), warmup_iters=100)
 train.hooks = []
+
+# --- bookkeeping
+train.output_dir = "output/faster_rcnn_R_50_C4_25k_frozen_bn"

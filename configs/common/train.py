@@ -14,7 +14,9 @@ train = dict(
     seed=0,
     accumulate=1,  # micro-batches per optimiser step; total_batch_size counts all of them
     clip_grad=dict(norm=None, value=None),
-    lr_scaling=dict(enabled=False, base_batch=256),  # lr = optimizer.lr * batch / base_batch, printed
+    # lr = optimizer.lr * batch / base_batch, printed; None: the batch that the config file states, before
+    # overrides. A file that changes the batch of a recipe it imports writes the recipe's here.
+    lr_scaling=dict(enabled=False, base_batch=None),
     bad_annotations="raise",  # "drop": faulty COCO and LVIS annotations are left out, counted and listed
     schedules=[],  # densessl.engine.Schedule nodes besides lr_multiplier
     hooks=[],  # detectron2 HookBase nodes

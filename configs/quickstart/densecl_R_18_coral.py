@@ -3,11 +3,14 @@
     python datasets/prepare_coral.py && python datasets/prepare_photos.py
     tools/lazyconfig_train_net.py --config-file configs/quickstart/densecl_R_18_coral.py
 
-The method of projects/DenseCL at a size for two CPU cores. No held-out tile is seen.
+The method of projects/DenseCL at a size for two CPU cores. It learns from no held-out tile; the diagnostics
+read their features, at the start, the end and in between.
 """
 
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import CosineParamScheduler
+
+from densessl.diagnostics.hook import DiagnosticsHook
 
 from ..common.data.imagenet_two_view import dataloader
 from ..common.models.densecl import model
@@ -39,5 +42,14 @@ train.max_iter = 450
 train.channels_last = True
 
 # --- bookkeeping
+train.hooks = [
+    L(DiagnosticsHook)(
+        dataset="coral_val",
+        memory_dataset="coral_train",
+        diagnostics=["spectrum", "correspondence", "retrieval"],
+        period=150,
+        num_images=20,
+    )
+]
 train.checkpointer.period = 150
 train.output_dir = "output/quickstart/densecl_R_18_coral"

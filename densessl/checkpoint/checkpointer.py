@@ -208,7 +208,7 @@ class TrainingCheckpointer(Checkpointer):
         path = self._on_main(lambda _: self.get_checkpoint_file(), None)
         if not path:
             return None
-        content = read_training_checkpoint(path)
+        content = read_training_checkpoint(path, verified=self.save_to_disk)  # the main process has chosen it
         self._require_same_run(path, content)
         self.model.load_state_dict(content["model"])
         for key, item in self.checkpointables.items():

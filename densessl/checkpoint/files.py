@@ -364,7 +364,14 @@ def link_final(path: str) -> str:
     A hard link where the filesystem has them, else a relative symbolic link. Returns the new path.
     """
     final = os.path.join(os.path.dirname(path), FINAL)
+    if os.path.isfile(final) and not os.path.isfile(path):
+        return final  # all that is left of the run
     for source, target in ((path, final), (sidecar_path(path), sidecar_path(final))):
+        if not os.path.isfile(source):  # a kill came before the sidecar
+            _remove_quietly(target)
+            continue
+        if os.path.isfile(target) and os.path.samefile(source, target):
+            continue  # rename(2) of one name of a file to the other does nothing: the temporary would stay
         temporary = f"{target}.{os.getpid()}{TEMP_SUFFIX}"
         try:
             os.link(source, temporary)

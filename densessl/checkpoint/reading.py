@@ -8,6 +8,7 @@ file proposes to switch that protection off; here damage and refusal are told ap
 import argparse
 import collections
 import io
+import os
 import pickle
 import re
 from typing import Any
@@ -58,13 +59,18 @@ _PICKLE_GLOBALS: dict[tuple[str, str], Any] = {
 }
 
 
-def read_training_checkpoint(path: str) -> dict[str, Any]:
+def read_training_checkpoint(path: str, *, verified: bool = False) -> dict[str, Any]:
     """Reads a file that this project wrote: verified, weights-only, on CPU.
+
+    Args:
+        path: the file.
+        verified: this process has just compared the checksum; large files take seconds each time.
 
     Raises:
         CheckpointError: the file is damaged, or names a global that torch does not list as safe.
     """
-    verify(path)
+    if not verified:
+        verify(path)
     return _torch_load(path, [])
 
 
@@ -108,10 +114,12 @@ def _kind(path: str) -> str:
         return "zip"
     if head == _LEGACY_TORCH:
         return "legacy"
+    # eight bytes for the length of a JSON header, then the header; a length may begin like a pickle
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
+        return "safetensors"
     if head.startswith(pickle.PROTO):
         return "pickle"
-    # eight bytes for the length of a JSON header, then the header
-    if path.endswith(".safetensors") or head[8:9] == b"{":
+    if path.endswith(".safetensors"):
         return "safetensors"
     return "pickle" if path.endswith(".pkl") else "legacy"
 

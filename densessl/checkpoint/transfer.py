@@ -266,7 +266,9 @@ def _sort_unused_trunk(report: TransferReport, weights: Weights, used: set[str],
 
 
 def _require_complete(report: TransferReport, allow_partial: bool, require_all: bool) -> None:
-    missing = [n for n in report.missing if not n.endswith(_NOT_WEIGHTS)] if require_all else report.trunk_missing
+    missing = report.trunk_missing
+    if require_all:
+        missing = [n for n in report.missing if not n.endswith(_NOT_WEIGHTS)]
     problems = [
         f"{len(names)} {what}: {shorten(names)}"
         for names, what in (

@@ -5,6 +5,8 @@ when the record is asked for, in the worker). Names lie in packed arrays, and th
 bytes: it depends neither on the file system nor on the locale.
 """
 
+import difflib
+import glob
 import hashlib
 import os
 from abc import abstractmethod
@@ -220,6 +222,10 @@ def build_image_source(source: str | Sequence[str], root: str | None = None) -> 
         registered = _registered(source)
         if registered is not None:
             return registered
+        if not glob.has_magic(source):
+            raise DataError(
+                f"{printable(source)} is neither a path nor a registered data set.{_nearest_name(source)}"
+            )
     shards = find_shards(path)
     if shards:
         return TarSource(shards)
@@ -248,6 +254,13 @@ def _registered(name: str) -> ImageSource | None:
     return records if isinstance(records, ImageSource) else RecordsSource(records, name)
 
 
+def _nearest_name(name: str) -> str:
+    from detectron2.data import DatasetCatalog
+
+    close = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
+    return f" Nearest: {', '.join(close)}." if close else " datasets/README.md lists the names."
+
+
 def scan_folder(root: str, extensions: tuple[bytes, ...] = IMAGE_EXTENSIONS) -> Iterator[bytes]:
     """Yields the images below `root` as byte paths relative to it, in no particular order of the folders.
 
@@ -261,8 +274,7 @@ def scan_folder(root: str, extensions: tuple[bytes, ...] = IMAGE_EXTENSIONS) -> 
         os.stat(root)
     except FileNotFoundError as error:
         raise DataError(
-            f"{printable(root)} does not exist, and no data set of that name is registered: check the path "
-            "(relative paths start at the current directory)"
+            f"{printable(root)} does not exist: check the path (relative ones start at the current directory)"
         ) from error
     except OSError as error:
         raise DataError(f"cannot read the folder {printable(root)}: {error.strerror}") from error

@@ -45,13 +45,18 @@ def check_values(cfg: DictConfig, args: Namespace) -> None:
     for key in ("norm", "value"):
         limit = train.clip_grad[key]
         _require(
-            limit is None or limit > 0,
+            limit is None or (isinstance(limit, (int, float)) and limit > 0),
             f"train.clip_grad.{key}={limit}",
-            "it must be positive, or null for off",
+            "it must be a positive number, or null for off",
         )
     lr = OmegaConf.select(cfg, "optimizer.lr")
     _require(lr is None or (math.isfinite(lr) and lr >= 0), f"optimizer.lr={lr}", "it must be a number >= 0")
-    _require(train.lr_scaling.base_batch > 0, "train.lr_scaling.base_batch", "it must be positive")
+    base = train.lr_scaling.base_batch
+    _require(
+        base is not None and base > 0 or not train.lr_scaling.enabled,
+        f"train.lr_scaling.base_batch={base}",
+        "it must be the positive batch that optimizer.lr was chosen for",
+    )
     _require(
         not (train.compile and train.activation_checkpointing),
         "train.compile and train.activation_checkpointing are both true",

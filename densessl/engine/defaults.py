@@ -143,6 +143,8 @@ def build_optimizer(cfg: DictConfig, model: nn.Module, batch: int) -> torch.opti
     try:
         cfg.optimizer.lr, cfg.optimizer.params.model = scaled, model
         return instantiate(cfg.optimizer)
+    except ValueError as error:  # torch's own check of the numbers
+        raise ConfigError(f"optimizer: {error}") from error
     finally:  # the config stays what the user wrote
         cfg.optimizer.lr = lr
         del cfg.optimizer.params["model"]
@@ -178,6 +180,8 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     model = build_model(cfg, device)
     if hasattr(model, "validate_batch"):  # a queue is filled by whole steps
         model.validate_batch(loader.total_batch_size, comm.get_world_size())
+    if hasattr(model, "check_dataset"):
+        model.check_dataset(loader.num_images)
     optimizer = build_optimizer(cfg, model, loader.total_batch_size)
     trainer = Trainer(
         wrap_ddp(cfg, model, device),
@@ -205,6 +209,7 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
     _register_hooks(cfg, trainer, checkpointer, results)
     start = _starting_point(cfg, args, checkpointer, model)
     if start >= cfg.train.max_iter:
+        checkpointer.save_step(start, final=True)  # a kill may have come before it had its second name
         _say_finished(cfg)
         return {}
     loader.set_step(start)
@@ -213,7 +218,8 @@ def do_train(cfg: DictConfig, args: Namespace, device: torch.device, precision: 
         trainer.register_hooks([WriterHook(writers, cfg.train.log_period, cfg.train.output_dir)])
     # last: nothing random may happen between this and the first step
     trainer.register_hooks([CallbackHook(before_train=lambda trainer: checkpointer.restore_rng())])
-    trainer.train(start, cfg.train.max_iter)
+    with contextlib.closing(trainer):
+        trainer.train(start, cfg.train.max_iter)
     return results
 
 

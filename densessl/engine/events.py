@@ -15,6 +15,7 @@ import os
 import resource
 import threading
 import time
+import uuid
 from collections import defaultdict
 from pathlib import Path
 
@@ -149,12 +150,16 @@ class TerminalWriter(EventWriter):
 
 
 class WandbWriter(EventWriter):
-    """Sends new scalars to Weights & Biases."""
+    """Sends new scalars to Weights & Biases; a resumed run goes on in the run it began, `wandb_run_id`."""
 
     def __init__(self, project: str, output_dir: str, config: dict, window_size: int = 20) -> None:
         import wandb  # optional; checked before the run started
 
-        self._run = wandb.init(project=project, dir=output_dir, config=config, resume="allow")
+        kept = Path(output_dir) / "wandb_run_id"
+        if not kept.exists():
+            kept.write_text(uuid.uuid4().hex)
+        identity = kept.read_text().strip()
+        self._run = wandb.init(project=project, dir=output_dir, config=config, id=identity, resume="allow")
         self._window_size = window_size
         self._last_iter = -1
 

@@ -120,6 +120,16 @@ class Trainer(SimpleTrainer):
             finally:
                 self.after_train()
 
+    def close(self) -> None:
+        """Ends the loader's workers; for after the last `train`.
+
+        The trainer and its hooks refer to each other, so the workers would live until the garbage collector
+        comes by, and by then torch's queues may be gone: it waits 5 s for each worker.
+        """
+        batches, self._data_loader_iter_obj = self._data_loader_iter_obj, None
+        if batches is not None:
+            batches.close()
+
     def run_step(self) -> None:
         """One optimiser step; see the class."""
         if not self.model.training:

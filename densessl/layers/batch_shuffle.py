@@ -85,9 +85,13 @@ class ShufflePlan:
         return torch.empty_like(arrived).index_copy_(0, _on(x.device, self.send_rows), arrived)
 
 
-def uses_plain_batch_norm(module: nn.Module) -> bool:
-    """Whether some layer computes batch statistics per rank, so that shuffling means something."""
-    synchronised = (nn.SyncBatchNorm, NaiveSyncBatchNorm)
+def uses_plain_batch_norm(module: nn.Module, alone: bool = False) -> bool:
+    """Whether some layer computes batch statistics per rank, so that shuffling means something.
+
+    Args:
+        alone: there is one process, where synchronised layers do so as well.
+    """
+    synchronised = () if alone else (nn.SyncBatchNorm, NaiveSyncBatchNorm)
     return any(
         isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, synchronised)
         for layer in module.modules()
@@ -105,14 +109,14 @@ def in_parts(encode: Callable[[Tensor], dict[str, Tensor]], rows: Tensor, parts:
         parts: a divisor of N; 1 encodes all at once.
 
     Raises:
-        ConfigError: N is not divisible.
+        ConfigError: N is not divisible, or a part would be a single row.
     """
     if parts == 1:
         return encode(rows)
-    if len(rows) % parts:
+    if len(rows) % parts or len(rows) == parts:
         raise ConfigError(
-            f"model.shuffle_groups={parts} does not divide the {len(rows)} images of a micro-batch of one "
-            "process; change it or dataloader.train.total_batch_size."
+            f"model.shuffle_groups={parts} does not cut the {len(rows)} images of a process's micro-batch "
+            "into equal parts of two or more; change it or dataloader.train.total_batch_size."
         )
     encoded = [encode(part) for part in rows.chunk(parts)]
     return {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,7 @@ from detectron2.config import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from densessl.errors import CheckpointError
+from densessl.errors import CheckpointError, ConfigError
 from densessl.visualization.runs import Run
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB, 0-255, as every config
@@ -55,8 +54,10 @@ class FeatureExtractor:
         return feature_map[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
-def _extractor(run: Run, start: int = 0) -> FeatureExtractor:
+def _extractor(run: Run, start: int = 0, feature: str | None = None) -> FeatureExtractor:
     # Its own generator state: the picture of an untrained network must not depend on what ran before.
+    if run.setting("model.backbone") is None:
+        raise ConfigError(f"{run.name}: the config of {run.path} has no model.backbone to show.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(run.setting("train.seed", 0)) + start)
         # Resolved where it stands: the backbone may take numbers from elsewhere in the config.
@@ -64,21 +65,28 @@ def _extractor(run: Run, start: int = 0) -> FeatureExtractor:
         backbone = instantiate(OmegaConf.create(node))
     mean, std = run.setting("model.pixel_mean", PIXEL_MEAN), run.setting("model.pixel_std", PIXEL_STD)
     # d2 lists the outputs from fine to coarse: the last one where the model does not name its own.
-    feature = run.setting("model.in_feature", list(backbone.output_shape())[-1])
+    outputs = list(backbone.output_shape())
+    feature = feature or run.setting("model.in_feature", outputs[-1])
+    if feature not in outputs:
+        raise ConfigError(f"{run.name}: the backbone has no output {feature!r}, only {', '.join(outputs)}.")
     return FeatureExtractor(backbone, feature, mean, std)
 
 
-def pretrained_backbone(run: Run) -> FeatureExtractor:
-    """The backbone of a pretraining run with the weights of its newest checkpoint.
+def pretrained_backbone(run: Run, feature: str | None = None) -> FeatureExtractor:
+    """The backbone of a run with the weights of its newest checkpoint.
+
+    Args:
+        feature: which of its outputs; None: what the method trains on (`model.in_feature`), or the last.
 
     Raises:
+        ConfigError: the config has no backbone, or the backbone no such output.
         CheckpointError: there is no checkpoint, it is damaged, or its backbone is not that of the config.
     """
     if run.checkpoint is None:
         raise CheckpointError(f"{run.name}: {run.path} has no checkpoint yet.")
     model = run.state["model"]
     weights = {k.removeprefix("backbone."): v for k, v in model.items() if k.startswith("backbone.")}
-    extractor = _extractor(run)
+    extractor = _extractor(run, feature=feature)
     try:
         extractor.backbone.load_state_dict(weights)
     except RuntimeError as error:
@@ -88,7 +96,7 @@ def pretrained_backbone(run: Run) -> FeatureExtractor:
     return extractor
 
 
-def untrained_backbone(run: Run, start: int = 0) -> FeatureExtractor:
+def untrained_backbone(run: Run, start: int = 0, feature: str | None = None) -> FeatureExtractor:
     """The same network as initialised: a run that learned nothing equals it, batch-norm statistics included.
 
     Statistics taken from photographs would make a weaker baseline. Three random starts of a ResNet-18, 16
@@ -97,14 +105,6 @@ def untrained_backbone(run: Run, start: int = 0) -> FeatureExtractor:
 
     Args:
         start: which random start; 0 has the seed of the run.
+        feature: as in `pretrained_backbone`.
     """
-    return _extractor(run, start)
-
-
-def resized(image: np.ndarray, long_side: int, multiple: int = 32) -> np.ndarray:
-    """A photograph scaled to `long_side` pixels, both sides rounded to whole cells of stride `multiple`."""
-    height, width = image.shape[:2]
-    scale = long_side / max(height, width)
-    size = [max(multiple, round(side * scale / multiple) * multiple) for side in (width, height)]
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(image, size, interpolation=method)
+    return _extractor(run, start, feature)

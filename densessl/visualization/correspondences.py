@@ -153,11 +153,25 @@ def match_accuracy(
     Args:
         query, key: (C, h, w) features of the two views, same size.
     """
-    correct, inside = correct_pairs(tuple(query.shape[1:]), query_geometry, key_geometry)
+    return count_matches(
+        query, key, *correct_pairs(tuple(query.shape[1:]), query_geometry, key_geometry), threshold
+    )
+
+
+def count_matches(
+    query: Tensor, key: Tensor, correct: Tensor, counted: Tensor, threshold: float = THRESHOLD
+) -> MatchAccuracy:
+    """Scores the matches of two images of which the right pairs are known.
+
+    Args:
+        query, key: (C, h, w) features of the two images, same size.
+        correct: (S, S) bool, right pairs; a first location that does not count has none.
+        counted: (S,) bool, first locations that have a partner.
+    """
     nearest = cosine_matrix(query, key).argmax(dim=1)  # (S,)
     matches = mutual_matches(query, key, threshold)
     return MatchAccuracy(
-        cells=int(inside.sum()),
+        cells=int(counted.sum()),
         nearest_correct=int(correct[torch.arange(len(nearest)), nearest].sum()),
         mutual=len(matches),
         mutual_correct=int(correct[matches.query, matches.key].sum()),
@@ -192,21 +206,29 @@ def draw_matches(
     canvas[:, :width], canvas[:, width + gap :] = query_image, key_image
     centres = cell_centres(map_size, (height, width)).numpy()
     thickness = max(1, round(height / 200))
-    for index in reversed(range(len(matches))):  # the best are drawn last, on top
-        right = correct is None or bool(correct[index])
-        colour = UNKNOWN if correct is None else CORRECT if right else WRONG
-        start = tuple(np.rint(centres[int(matches.query[index])]).astype(int).tolist())
-        end_x, end_y = np.rint(centres[int(matches.key[index])]).astype(int).tolist()
-        end = (end_x + width + gap, end_y)
-        # A white border keeps the line visible on a picture of its own colour.
-        cv2.line(canvas, start, end, (255, 255, 255), thickness + 2, cv2.LINE_AA)
-        cv2.line(canvas, start, end, colour, thickness, cv2.LINE_AA)
-        cv2.circle(canvas, start, 2 + 2 * thickness, colour, -1, cv2.LINE_AA)
-        if right:
-            cv2.circle(canvas, end, 2 + 2 * thickness, colour, -1, cv2.LINE_AA)
-        else:
-            cv2.drawMarker(
-                canvas, end, (255, 255, 255), cv2.MARKER_TILTED_CROSS, 12 * thickness, thickness + 3
-            )
-            cv2.drawMarker(canvas, end, colour, cv2.MARKER_TILTED_CROSS, 10 * thickness, thickness + 1)
+    for marks in (False, True):  # all lines first: they would cover the marks of other matches
+        for index in reversed(range(len(matches))):  # the best are drawn last, on top
+            right = correct is None or bool(correct[index])
+            colour = UNKNOWN if correct is None else CORRECT if right else WRONG
+            start = tuple(np.rint(centres[int(matches.query[index])]).astype(int).tolist())
+            end_x, end_y = np.rint(centres[int(matches.key[index])]).astype(int).tolist()
+            end = (end_x + width + gap, end_y)
+            draw = _draw_marks if marks else _draw_line
+            draw(canvas, start, end, colour, thickness, right)
     return canvas
+
+
+def _draw_line(canvas: np.ndarray, start, end, colour: tuple, thickness: int, right: bool) -> None:
+    # A white border keeps the line visible on a picture of its own colour.
+    cv2.line(canvas, start, end, (255, 255, 255), thickness + 2, cv2.LINE_AA)
+    cv2.line(canvas, start, end, colour, thickness, cv2.LINE_AA)
+
+
+def _draw_marks(canvas: np.ndarray, start, end, colour: tuple, thickness: int, right: bool) -> None:
+    """A dot at the start; at the end a dot where the match is right, else a cross."""
+    cv2.circle(canvas, start, 2 + 2 * thickness, colour, -1, cv2.LINE_AA)
+    if right:
+        cv2.circle(canvas, end, 2 + 2 * thickness, colour, -1, cv2.LINE_AA)
+        return
+    for ink, size, width in (((255, 255, 255), 12, thickness + 3), (colour, 10, thickness + 1)):
+        cv2.drawMarker(canvas, end, ink, cv2.MARKER_TILTED_CROSS, size * thickness, width)

@@ -18,8 +18,8 @@ import numpy as np
 from densessl.errors import DataError
 from densessl.visualization import page
 
-WIDTH, HEIGHT = 380, 230  # user units; close to CSS pixels on a phone, so that the text keeps its size
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 36
+WIDTH, HEIGHT = 380, 240  # user units; close to CSS pixels on a phone, so that the text keeps its size
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 38
 MAX_POINTS = 300  # per line: more cannot be seen at this width
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "1 4")
 
@@ -37,6 +37,9 @@ class Series:
     name: str
     iterations: np.ndarray
     values: np.ndarray
+
+    def scaled(self, factor: float) -> Series:
+        return Series(self.name, self.iterations, self.values * factor)
 
     def renamed(self, name: str) -> Series:
         return Series(name, self.iterations, self.values)
@@ -99,7 +102,8 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def _label(value: float) -> str:
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+        digits, power = f"{value:.1e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
     if abs(value) >= 1000 and value == round(value):
         return f"{value / 1000:g}k"
     return f"{value:.6g}"
@@ -122,29 +126,51 @@ def _value_range(
         return fixed
     finite = np.concatenate([s.finite for s in series] + [np.array([v for _, v in references])])
     low, high = float(finite.min()), float(finite.max())
-    margin = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
+    if low == high:  # a constant shows its size, not the noise of its last digit
+        return min(0.0, 1.2 * low), max(0.0, 1.2 * high) or (1.0 if low == 0 else 0.0)
+    margin = 0.06 * (high - low)
     return (low - margin if low < 0 or low > 2 * margin else 0.0), high + margin
+
+
+def line_charts(series: Sequence[Series], *, title: str, **options) -> list[str]:
+    """As many charts as hold all series, at most NUM_SERIES lines each; options as in `line_chart`."""
+    groups = [series[i : i + page.NUM_SERIES] for i in range(0, len(series), page.NUM_SERIES)]
+    if len(groups) <= 1:
+        return [line_chart(group, title=title, **options) for group in groups]
+    return [
+        line_chart(group, title=f"{title} ({number} of {len(groups)})", **options)
+        for number, group in enumerate(groups, start=1)
+    ]
 
 
 def line_chart(
     series: Sequence[Series],
     *,
     title: str,
+    unit: str = "",
+    note: str = "",
     references: Sequence[tuple[str, float]] = (),
     value_range: tuple[float, float] | None = None,
 ) -> str:
     """A chart of one or more series over iterations: SVG, legend, and the numbers to open below it.
 
     Args:
-        series: up to six lines; those without a finite value are left out of the drawing.
+        series: up to NUM_SERIES lines; those without a finite value are named below the drawing.
         title: what is shown; heads the figure and names it for assistive technology.
+        unit: of the values, over the vertical axis.
+        note: a sentence below the legend.
         references: (label, value) of dashed horizontal lines, such as the chance level.
         value_range: (low, high) of the vertical axis; by default the data and references with a margin.
 
     Returns:
         HTML of a figure. Without any finite value, a sentence that says so.
+
+    Raises:
+        ValueError: there are more series than colours; see `line_charts`.
     """
-    drawn = [s for s in series if len(s.finite)][: page.NUM_SERIES]
+    if len(series) > page.NUM_SERIES:
+        raise ValueError(f"{len(series)} lines in a chart of at most {page.NUM_SERIES}: use line_charts")
+    drawn = [s for s in series if len(s.finite)]
     if not drawn:
         return page.missing(f"{title}: nothing finite was logged.")
     low, high = _value_range(drawn, references, value_range)
@@ -157,7 +183,7 @@ def line_chart(
     def y(value: float) -> float:
         return TOP + (high - min(max(value, low), high)) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [_axes(x, y, (first, last), (low, high))]
+    parts = [_axes(x, y, (first, last), (low, high), unit)]
     for label, value in references:
         parts.append(f'<path class="reference" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
         above = y(value) - 5 if y(value) > TOP + 16 else y(value) + 14
@@ -169,14 +195,22 @@ def line_chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {summary}")}">'
         f"{''.join(parts)}</svg>"
     )
-    return f"<figure><strong>{escape(title)}</strong>{svg}{_legend(drawn)}{_numbers(drawn, title)}</figure>"
+    legend = _legend(drawn) if len(drawn) > 1 or drawn[0].name != title else ""
+    absent = ", ".join(s.name for s in series if not len(s.finite))
+    if absent:
+        note = f"{note} Nothing finite was logged of {absent}.".strip()
+    caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
+    numbers = _numbers(drawn, title)
+    return f"<figure><strong>{escape(title)}</strong>{svg}{legend}{caption}{numbers}</figure>"
 
 
-def _axes(x, y, span: tuple[int, int], value_range: tuple[float, float]) -> str:
+def _axes(x, y, span: tuple[int, int], value_range: tuple[float, float], unit: str) -> str:
     floor = HEIGHT - BOTTOM
     parts = [f'<path class="axis" d="M{LEFT} {TOP}V{floor}H{WIDTH - RIGHT}"/>']
+    if unit:
+        parts.append(f'<text x="4" y="12">{escape(unit)}</text>')
     for value in nice_ticks(*value_range):
-        parts.append(f'<path class="axis" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}" opacity=".5"/>')
+        parts.append(f'<path class="tick" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{_label(value)}</text>')
     for value in nice_ticks(*span, count=7):
         if value != round(value):
@@ -186,7 +220,8 @@ def _axes(x, y, span: tuple[int, int], value_range: tuple[float, float]) -> str:
         parts.append(
             f'<text x="{x(value):.1f}" y="{floor + 16}" text-anchor="{anchor}">{_label(value)}</text>'
         )
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 4}">iteration</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle:.0f}" y="{HEIGHT - 4}" text-anchor="middle">iteration</text>')
     return "".join(parts)
 
 
@@ -226,4 +261,6 @@ def _numbers(series: Sequence[Series], title: str) -> str:
         gaps = len(line.values) - len(finite)
         rows.append([line.name, *(f"{v:.4g}" for v in values), str(gaps)])
     headers = ["line", "first", "lowest", "highest", "last", "non-finite"]
-    return page.details("Numbers", page.table(headers, rows, caption=f"{title}, as logged", numeric=True))
+    return page.details(
+        f"Numbers: {title}", page.table(headers, rows, caption=f"{title}, as logged", numeric=True)
+    )

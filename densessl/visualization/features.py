@@ -37,13 +37,13 @@ class ColourBasis:
 
     def __call__(self, feature_map: Tensor) -> Tensor:
         """(C, h, w) -> (h, w, 3) in [0, 1]."""
-        rows = _locations(feature_map)  # (h*w, C)
+        rows = locations(feature_map)  # (h*w, C)
         components = (rows - self.mean) @ self.directions  # (h*w, 3)
         colours = ((components - self.low) / (self.high - self.low)).clamp(0, 1)
         return colours.reshape(*feature_map.shape[1:], 3)
 
 
-def _locations(feature_map: Tensor) -> Tensor:
+def locations(feature_map: Tensor) -> Tensor:
     """(C, h, w) -> (h*w, C) float32 of unit length, as the dense methods compare locations by cosine."""
     return F.normalize(feature_map.float().flatten(1).t(), dim=1)
 
@@ -57,7 +57,7 @@ def fit_colour_basis(feature_maps: Sequence[Tensor]) -> ColourBasis:
     Args:
         feature_maps: N tensors (C, h, w); sizes may differ, C may not.
     """
-    rows = torch.cat([_locations(m) for m in feature_maps])  # (S, C)
+    rows = torch.cat([locations(m) for m in feature_maps])  # (S, C)
     mean = rows.mean(dim=0)
     # S is some hundreds, C up to 2048: the thin decomposition of the rows is cheaper than a covariance.
     directions = torch.linalg.svd(rows - mean, full_matrices=False)[2][:3].t()  # (C, <=3)

@@ -55,7 +55,8 @@ NUM_SERIES = 6
 _RULES = """
 *{box-sizing:border-box}
 html{color-scheme:light dark;-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--page);color:var(--text);font:16px/1.55 system-ui,-apple-system,"Segoe UI",
+body{margin:0;overflow-wrap:anywhere;background:var(--page);color:var(--text);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",
 Roboto,"Helvetica Neue",Arial,sans-serif}
 header,main,footer{max-width:72rem;margin:0 auto;padding:0 1.25rem}
 header{padding-top:2rem}
@@ -75,7 +76,8 @@ nav a{display:inline-block;padding:.25rem 0}
 table{border-collapse:collapse;width:100%;font-size:.93rem;font-variant-numeric:tabular-nums}
 .caption{color:var(--muted);font-size:.88rem;margin:1rem 0 .35rem}
 thead tr:first-child th{border-top:0}
-th,td{padding:.42rem .75rem;text-align:left;vertical-align:top;border-top:1px solid var(--rule)}
+th,td{overflow-wrap:normal;padding:.42rem .75rem;text-align:left;
+vertical-align:top;border-top:1px solid var(--rule)}
 thead th{background:var(--card);white-space:nowrap}
 tbody th{font-weight:600;white-space:nowrap}
 .number{text-align:right;white-space:nowrap}
@@ -91,7 +93,8 @@ figcaption{font-size:.88rem;color:var(--muted);margin-top:.4rem}
 figcaption strong{color:var(--text)}
 img,svg{display:block;width:100%;height:auto;border-radius:4px}
 svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:var(--muted)}
-svg .axis{stroke:var(--rule);stroke-width:1;fill:none}
+svg .axis{stroke:var(--muted);stroke-width:1;fill:none}
+svg .tick{stroke:var(--rule);stroke-width:1;fill:none}
 svg .curve{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 svg .reference{stroke:var(--text);stroke-width:1;stroke-dasharray:2 4;fill:none}
 .legend{display:flex;flex-wrap:wrap;gap:.15rem .9rem;list-style:none;margin:.3rem 0 0;
@@ -114,6 +117,8 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:
 .missing{border:1px dashed var(--muted);border-radius:8px;padding:.7rem .9rem;max-width:46rem}
 footer{margin-top:3rem;padding-top:1rem;padding-bottom:2.5rem;border-top:1px solid var(--rule)}
 @media (max-width:40rem){header,main,footer{padding-left:.9rem;padding-right:.9rem}h1{font-size:1.55rem}
+tbody th{white-space:normal;overflow-wrap:anywhere;min-width:9.5rem}
+.strip,.strip.stack{grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr))}
 .grid,.pairs{grid-template-columns:minmax(0,1fr)}}
 @media print{h2{break-after:avoid}figure{break-inside:avoid}}
 """

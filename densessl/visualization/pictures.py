@@ -1,157 +1,104 @@
-"""Picture sections of the report: correspondences, feature maps, detections."""
+"""Picture sections of the report: feature maps, cluster maps, detections; correspondences: `matching.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 
-from densessl.data.decode import decode_image
 from densessl.losses.cosine import feature_spread
-from densessl.visualization import detections, page
-from densessl.visualization.backbones import FeatureExtractor, resized
-from densessl.visualization.correspondences import (
-    THRESHOLD,
-    MatchAccuracy,
-    correct_pairs,
-    draw_matches,
-    match_accuracy,
-    mutual_matches,
-)
+from densessl.visualization import clusters, detections, page
+from densessl.visualization.backbones import FeatureExtractor
 from densessl.visualization.features import colour_maps
+from densessl.visualization.photographs import Photograph, read_photograph, resized, shrunk
 from densessl.visualization.runs import Run
-from densessl.visualization.views import ViewPair, view_pair
 
-VIEW_SIZE = 320  # pixels: 10 x 10 cells at stride 32, enough to see and to score
-PAIRS_PER_IMAGE = 8
-DRAWN_PAIRS = 3
-DRAWN_MATCHES = 24  # more lines hide the photographs
 LONG_SIDE = 640  # of photographs whose features are drawn
 SHOWN_SIDE = 480  # of pictures in the page
 
 
-@dataclass(frozen=True)
-class Photograph:
-    """Attributes:
-    name: short, for captions.
-    image: (H, W, 3) uint8 RGB.
-    """
-
-    name: str
-    image: np.ndarray
-
-
-def read_photograph(path: str | Path) -> Photograph:
-    """Reads an image file; raises DataError where it cannot be read."""
-    return Photograph(Path(path).name, decode_image(path))
-
-
-def correspondence_section(
-    models: dict[str, FeatureExtractor],
-    drawn: Sequence[str],
-    photographs: Sequence[Photograph],
-    threshold: float = THRESHOLD,
-) -> str:
-    """Scores dense matches between two views of each photograph, and draws some of them.
-
-    Args:
-        models: name -> features; all are scored.
-        drawn: names of those whose matches are drawn.
-        photographs: each gives PAIRS_PER_IMAGE scored pairs; the first DRAWN_PAIRS are drawn once.
-        threshold: cosine above which a mutual match counts and is drawn.
-    """
-    totals = {name: MatchAccuracy() for name in models}
-    drawings = []
-    for index, photograph in enumerate(photographs):
-        for repeat in range(PAIRS_PER_IMAGE):
-            pair = view_pair(photograph.image, VIEW_SIZE, seed=index * PAIRS_PER_IMAGE + repeat)
-            for name, model in models.items():
-                maps = model(pair.images[0]), model(pair.images[1])
-                totals[name] += match_accuracy(*maps, *pair.geometry, threshold)
-                if repeat == 0 and index < DRAWN_PAIRS and name in drawn:
-                    drawings.append(_matches_figure(name, photograph.name, pair, maps, threshold))
-    text = (
-        f"Two views of one photograph are cut at different places and scales, every second one mirrored, and "
-        "the colours of one are changed. A location of the last feature map is matched to its nearest "
-        "neighbour by cosine similarity; since the crop boxes are known, so is the true partner. A match is "
-        "right within one cell of the feature map. Lines join mutual nearest neighbours above "
-        f"{threshold:g}, at most {DRAWN_MATCHES}: green with dots is right, orange with a cross is wrong."
-    )
-    scored = f"{len(photographs) * PAIRS_PER_IMAGE} pairs of {len(photographs)} photographs"
-    table = _accuracy_table(totals, scored, len(photographs) * PAIRS_PER_IMAGE, threshold)
-    return page.paragraph(text) + table + f'<div class="pairs">{"".join(drawings)}</div>'
-
-
-def _accuracy_table(totals: dict[str, MatchAccuracy], scored: str, pairs: int, threshold: float) -> str:
-    headers = [
-        "Backbone",
-        "nearest neighbour right",
-        "by chance",
-        "mutual matches per pair",
-        "of these right",
-    ]
-    rows = []
-    for name, t in totals.items():
-        share = f"{t.mutual_correct / t.mutual:.1%}" if t.mutual else "n/a"
-        nearest, chance = t.nearest_correct / max(t.cells, 1), t.chance / max(t.cells, 1)
-        rows.append([name, f"{nearest:.1%}", f"{chance:.1%}", f"{t.mutual / pairs:.1f}", share])
-    caption = f"Matches against true geometry, {scored}; mutual matches have a cosine above {threshold:g}"
-    return page.table(headers, rows, caption=caption, numeric=True)
-
-
-def _matches_figure(name: str, photograph: str, pair: ViewPair, maps, threshold: float) -> str:
-    matches = mutual_matches(*maps, threshold)
-    size = tuple(maps[0].shape[1:])
-    correct = correct_pairs(size, *pair.geometry)[0][matches.query, matches.key]
-    right = int(correct.sum())
-    words = f"{right} of {len(matches)} mutual matches right" if len(matches) else "no mutual match"
-    shown = slice(0, DRAWN_MATCHES)
-    drawing = draw_matches(*pair.images, matches[shown], size, correct[shown])
-    alt = f"Two views of {photograph} with matches of the {name} backbone: {words}."
-    caption = f"<strong>{escape(name)}</strong>, {escape(photograph)}: {words}"
-    return page.figure(page.picture(drawing, alt), caption)
-
-
-def feature_section(models: dict[str, FeatureExtractor], photographs: Sequence[Photograph]) -> str:
-    """Principal components of the feature maps as colour, beside each photograph, one column per model."""
+def feature_columns(
+    models: Mapping[str, FeatureExtractor], photographs: Sequence[Photograph]
+) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]], dict[str, tuple[float, int]]]:
+    """Photographs as drawn; per model its colours; per model effective rank of the locations and channels."""
     scaled = [resized(p.image, LONG_SIDE) for p in photographs]
-    columns, ranks = {}, []
+    columns, ranks = {}, {}
     for name, model in models.items():
         maps = [model(image) for image in scaled]
         columns[name] = colour_maps(maps, [image.shape[:2] for image in scaled])
         rows = torch.cat([m.flatten(1).t() for m in maps])  # (locations, C)
-        ranks.append([name, f"{float(feature_spread(rows)['effective_rank']):.1f}", str(maps[0].shape[0])])
+        ranks[name] = float(feature_spread(rows)["effective_rank"]), maps[0].shape[0]
+    return scaled, columns, ranks
+
+
+def cluster_columns(
+    models: Mapping[str, FeatureExtractor], photographs: Sequence[Photograph], num_clusters: int
+) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
+    """Photographs as drawn; per model its cluster pictures; per model the share of each cluster."""
+    scaled = [resized(p.image, LONG_SIDE) for p in photographs]
+    columns, shares = {}, {}
+    for name, model in models.items():
+        maps = clusters.cluster_maps([model(image) for image in scaled], num_clusters)
+        columns[name] = [clusters.draw_clusters(*item) for item in zip(scaled, maps)]
+        shares[name] = clusters.shares(maps)
+    return scaled, columns, shares
+
+
+def feature_section(models: Mapping[str, FeatureExtractor], photographs: Sequence[Photograph]) -> str:
+    """Principal components of the feature maps as colour, beside each photograph, one column per model."""
+    scaled, columns, found = feature_columns(models, photographs)
+    ranks = [[name, f"{rank:.1f}", str(channels)] for name, (rank, channels) in found.items()]
     text = (
         "The first three principal components of all locations become red, green and blue. One basis serves "
         "all photographs of a backbone, so equal colours mean similar features across them; colours of "
         "different backbones do not compare. Parts of one kind in one colour, with borders where objects "
         "end, is what dense pretraining is for."
     )
-    strips = []
-    for index, photograph in enumerate(photographs):
-        cells = [
-            page.figure(page.picture(_shown(scaled[index]), f"Photograph {photograph.name}."), "photograph")
-        ]
-        for name, drawings in columns.items():
-            alt = f"Features of the {name} backbone for {photograph.name} as colours."
-            cells.append(page.figure(page.picture(_shown(drawings[index]), alt), escape(name)))
-        strips.append(f'<div class="strip" style="--columns:{len(cells)}">{"".join(cells)}</div>')
     caption = "Effective rank of the locations: how many directions the features use (participation ratio)"
     table = page.table(["Backbone", "effective rank", "channels"], ranks, caption=caption, numeric=True)
-    return page.paragraph(text) + "".join(strips) + table
+    return page.paragraph(text) + _strips(photographs, scaled, columns, "Feature colours") + table
 
 
-def _shown(image: np.ndarray) -> np.ndarray:
-    scale = SHOWN_SIDE / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+def cluster_section(models: Mapping[str, FeatureExtractor], photographs: Sequence[Photograph]) -> str:
+    """Clusters of the locations of all photographs, beside each photograph, one column per model."""
+    scaled, columns, found = cluster_columns(models, photographs, clusters.NUM_CLUSTERS)
+    rows = [[name, *(f"{share:.0%}" for share in shares)] for name, shares in found.items()]
+    text = (
+        f"k-means (cosine similarity) puts every location of all photographs into one of "
+        f"{clusters.NUM_CLUSTERS} clusters; one clustering serves all photographs of a backbone, so equal "
+        "numbers mean similar features across them. Numbers of different backbones do not compare. Good "
+        "features give things of one kind one cluster; one cluster that holds nearly everything is a sign "
+        "of collapse."
+    )
+    widest = max(len(row) for row in rows)
+    rows = [row + ["none"] * (widest - len(row)) for row in rows]
+    headers = ["Backbone", *(f"cluster {i}" for i in range(1, widest))]
+    caption = "Share of the locations in each cluster, the largest first"
+    table = page.table(headers, rows, caption=caption, numeric=True)
+    return page.paragraph(text) + _strips(photographs, scaled, columns, "Clusters") + table
+
+
+def _strips(
+    photographs: Sequence[Photograph],
+    scaled: Sequence[np.ndarray],
+    columns: Mapping[str, Sequence[np.ndarray]],
+    kind: str,
+) -> str:
+    """One row per photograph: itself and a drawing per model."""
+    strips = []
+    for index, photograph in enumerate(photographs):
+        image = shrunk(scaled[index], SHOWN_SIDE)
+        name = escape(photograph.name)
+        cells = [page.figure(page.picture(image, f"Photograph {photograph.name}."), f"photograph {name}")]
+        for model, drawings in columns.items():
+            alt = f"{kind} of the {model} backbone for {photograph.name}."
+            picture = page.picture(shrunk(drawings[index], SHOWN_SIDE), alt)
+            cells.append(page.figure(picture, f"<strong>{escape(model)}</strong>"))
+        strips.append(f'<div class="strip" style="--columns:{len(cells)}">{"".join(cells)}</div>')
+    return "".join(strips)
 
 
 def detection_section(runs: Sequence[Run], records: Sequence[dict], dataset: str, threshold: float) -> str:

@@ -1,11 +1,11 @@
-"""Assembles the report of a pretraining run and the fine-tuning runs that used it: one HTML file.
+"""Assembles the report of pretraining runs and of the fine-tuning runs that used them: one HTML file.
 
 What is not there yet (no checkpoint, no evaluation, no photographs) is said in its section.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from html import escape
@@ -16,42 +16,15 @@ from omegaconf import OmegaConf
 
 from densessl.data.datasets import register_datasets
 from densessl.errors import ConfigError, DataError
-from densessl.visualization import page, tables
-from densessl.visualization.backbones import pretrained_backbone, untrained_backbone
-from densessl.visualization.correspondences import THRESHOLD
-from densessl.visualization.curves import Series, line_chart
-from densessl.visualization.health import LEVELS, Facts, judge, unweighted_losses
-from densessl.visualization.pictures import (
-    Photograph,
-    correspondence_section,
-    detection_section,
-    feature_section,
-    read_photograph,
-)
-from densessl.visualization.runs import Run, is_result, read_recipe
+from densessl.visualization import page, sections, tables
+from densessl.visualization.backbones import FeatureExtractor, pretrained_backbone, untrained_backbone
+from densessl.visualization.matching import NO_THRESHOLD, correspondence_section
+from densessl.visualization.photographs import Photograph, image_files, read_photograph, spread
+from densessl.visualization.pictures import cluster_section, detection_section, feature_section
+from densessl.visualization.runs import Run, read_recipe
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 UNTRAINED = 3  # random starts that are scored; the first one is drawn
-# Trainer's own numbers: shown in the table of runs or of no use as a curve.
-BOOKKEEPING = {
-    "time",
-    "data_time",
-    "eta_seconds",
-    "elapsed_seconds",
-    "images_per_second",
-    "data_wait",
-    "peak_memory_mb",
-    "skipped_steps",
-    "loss_scale",
-    "lr",
-}
-# Health curves that share a chart and an axis: (title, text that the metric's name contains, axis).
-CHARTS = (
-    ("Similarity of positives and negatives", ("positive_", "negative_"), None),
-    ("Positive ranked first among K+1", ("accuracy",), (0.0, 1.0)),
-    ("Share of key locations that are matched", ("match_distinct",), (0.0, 1.0)),
-    ("Real keys in the queue", ("queue_filled",), None),
-)
+SCORED = 16  # photographs that correspondences are scored on, at least: with four, chance decides
 
 
 @dataclass(frozen=True)
@@ -59,8 +32,8 @@ class ReportOptions:
     """Attributes:
     title: heading of the page.
     images: files or folders of photographs; empty: the held-out images of the first fine-tuning run.
-    num_images: photographs used at most.
-    recipes: name of a run -> config file that it started from; the report lists what was changed.
+    num_images: photographs drawn at most; correspondences are scored on SCORED or more.
+    recipes: name of a run -> config file that it started from; by default the one that its log names.
     match_threshold: cosine above which a match is drawn.
     score_threshold: score above which a detection is drawn.
     """
@@ -69,7 +42,7 @@ class ReportOptions:
     images: Sequence[str] = ()
     num_images: int = 4
     recipes: Mapping[str, str] = field(default_factory=dict)
-    match_threshold: float = THRESHOLD
+    match_threshold: float = NO_THRESHOLD
     score_threshold: float = 0.5
 
 
@@ -84,43 +57,49 @@ class HeldOut:
     records: list[dict]
 
 
-def build_report(pretrain: Run | None, finetunes: Sequence[Run], options: ReportOptions) -> str:
+def build_report(pretrains: Sequence[Run], finetunes: Sequence[Run], options: ReportOptions) -> str:
     """The report as HTML.
 
     Args:
-        pretrain: gives loss, health, correspondences and feature maps.
+        pretrains: give loss, health, diagnostics, correspondences, feature and cluster maps.
         finetunes: give AP and predicted masks; the first one's test set gives the held-out images.
 
     Raises:
-        ConfigError: there is no run at all, or a path of `options.images` does not exist.
+        ConfigError: there is no run at all, two runs have one name, or a path of `options.images` does not
+            exist.
     """
-    runs = [*([pretrain] if pretrain else []), *finetunes]
-    if not runs:
-        raise ConfigError("A report needs at least one run: give --pretrain or --finetune.")
-    for name in options.recipes:
-        if name not in {run.name for run in runs}:
-            raise ConfigError(
-                f"--recipe {name}=...: no run has this name, only {[run.name for run in runs]}."
-            )
+    runs = [*pretrains, *finetunes]
+    _check(runs, options)
     held_out, reason = _held_out(finetunes)
     photographs = _photographs(options, held_out)
-    correspondences, features = _backbone_sections(pretrain, photographs, options)
-    sections = [
-        ("run", "What was run", tables.what_was_run(runs)),
+    correspondences, features, clusters = _backbone_sections(pretrains, photographs, options)
+    body = [
+        ("run", "What was run", tables.what_was_run(runs) + _changes(runs, finetunes, options.recipes)),
         ("ap", "Average precision", _ap(finetunes)),
-        ("loss", "Loss curves", _loss(pretrain, finetunes)),
-        ("health", "Health of the pretraining", _health(pretrain)),
+        ("health", "Health of the pretraining", sections.health_section(pretrains)),
+        ("diagnostics", "Diagnostics of the features", sections.diagnostics_of(pretrains)),
+        ("loss", "Loss curves", sections.loss_section(pretrains, finetunes)),
         ("correspondences", "Dense correspondences", correspondences),
         ("features", "Feature maps", features),
-        (
-            "detections",
-            "Predicted masks beside ground truth",
-            _detections(finetunes, held_out, reason, options),
-        ),
-        ("reproduce", "How to reproduce", _reproduce(runs, finetunes, options.recipes)),
+        ("clusters", "Cluster maps", clusters),
+        ("detections", "Predictions beside ground truth", _detections(finetunes, held_out, reason, options)),
+        ("speed", "Speed and memory", sections.speed_section(runs)),
+        ("reproduce", "How to reproduce", _reproduce(runs)),
     ]
     footer = f"Written by tools/make_report.py on {date.today().isoformat()}. Loads nothing from elsewhere."
-    return page.page(options.title, _lead(finetunes), sections, footer)
+    return page.page(options.title, _lead(finetunes), body, footer)
+
+
+def _check(runs: Sequence[Run], options: ReportOptions) -> None:
+    names = [run.name for run in runs]
+    if not runs:
+        raise ConfigError("A report needs at least one run: give its directory.")
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"Two runs are called {name!r}: give each its own NAME=RUN_DIR.")
+    for name in options.recipes:
+        if name not in names:
+            raise ConfigError(f"--recipe {name}=...: no run has this name, only {names}.")
 
 
 def _lead(finetunes: Sequence[Run]) -> str:
@@ -133,7 +112,7 @@ def _lead(finetunes: Sequence[Run]) -> str:
 
 def _ap(finetunes: Sequence[Run]) -> str:
     if not finetunes:
-        return page.missing("No fine-tuning run was given: add --finetune NAME=RUN_DIR.")
+        return page.missing("No fine-tuning run was given: add its directory, or --finetune NAME=RUN_DIR.")
     note = "One run per row: repeat with other seeds before reading much into a small difference."
     return tables.average_precision(finetunes) + page.paragraph(note)
 
@@ -155,53 +134,62 @@ def _held_out(finetunes: Sequence[Run]) -> tuple[HeldOut | None, str]:
 
 
 def _photographs(options: ReportOptions, held_out: HeldOut | None) -> list[Photograph]:
+    """Those that are scored; the drawn ones are the first `num_images`."""
     if options.images:
-        files = [file for path in options.images for file in _image_files(Path(path))]
+        files = image_files(options.images)
     elif held_out is not None:
         files = [Path(record["file_name"]) for record in held_out.records]
     else:
         files = []
-    return [read_photograph(file) for file in _spread(files, options.num_images)]
-
-
-def _image_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        kind = "has no image in it" if path.is_dir() else "does not exist"
-        raise ConfigError(f"--images: {str(path)!r} {kind}. Give image files or folders of photographs.")
-    return found
-
-
-def _spread(items: list, count: int) -> list:
-    """At most `count` items, evenly spaced, so that neighbours in a data set do not fill the page."""
-    if len(items) <= count:
-        return items
-    return [items[i * len(items) // count] for i in range(count)]
+    return [read_photograph(file) for file in spread(files, max(SCORED, options.num_images))]
 
 
 def _backbone_sections(
-    pretrain: Run | None, photographs: list[Photograph], options: ReportOptions
-) -> tuple[str, str]:
-    reason = ""
-    if pretrain is None:
-        reason = "No pretraining run was given: add --pretrain RUN_DIR."
-    elif pretrain.checkpoint is None:
-        reason = f"{pretrain.path} has no checkpoint yet; the run writes one every train.checkpointer.period."
-    elif not photographs:
-        reason = "There are no photographs to show: add --images FILE_OR_FOLDER."
-    if reason:
-        return page.missing(reason), page.missing(reason)
-    models = {"pretrained": pretrained_backbone(pretrain)}
-    models |= {f"untrained, start {i + 1}": untrained_backbone(pretrain, i) for i in range(UNTRAINED)}
-    drawn = list(models)[:2]
-    note = page.paragraph(
+    pretrains: Sequence[Run], photographs: list[Photograph], options: ReportOptions
+) -> tuple[str, str, str]:
+    """Correspondences, feature maps and cluster maps."""
+    ready = [run for run in pretrains if run.checkpoint is not None]
+    reasons = [
+        f"{run.name}: {run.path} has no checkpoint yet; the run writes one every train.checkpointer.period."
+        for run in pretrains
+        if run.checkpoint is None
+    ]
+    if not pretrains:
+        reasons = [sections.NO_PRETRAINING]
+    elif ready and not photographs:
+        reasons.append("There are no photographs to show: add --images FILE_OR_FOLDER.")
+    note = "".join(map(page.missing, reasons))
+    if not ready or not photographs:
+        return note, note, note
+    models, starts = _backbones(ready)
+    drawn = {name: models[name] for run, names in starts.items() for name in (run, names[0])}
+    shown = spread(photographs, options.num_images)
+    text = page.paragraph(
         f"Untrained is the same network before its first step, from {UNTRAINED} random starts: how far they "
         "lie apart is how much of a difference means nothing."
     )
-    matches = correspondence_section(models, drawn, photographs, options.match_threshold)
-    return note + matches, feature_section({name: models[name] for name in drawn}, photographs)
+    matches = correspondence_section(models, starts, photographs, options.match_threshold)
+    return note + text + matches, note + feature_section(drawn, shown), note + cluster_section(drawn, shown)
+
+
+def _backbones(runs: Sequence[Run]) -> tuple[dict[str, FeatureExtractor], dict[str, list[str]]]:
+    """All backbones by name, and for each run the names of its untrained starts.
+
+    Runs with equal backbone, output, seed and pixel statistics share their starts.
+    """
+    models: dict[str, FeatureExtractor] = {}
+    starts: dict[str, list[str]] = {}
+    shared: dict[str, list[str]] = {}
+    for run in runs:
+        keys = ("model.backbone", "model.in_feature", "train.seed", "model.pixel_mean", "model.pixel_std")
+        key = str([run.setting(k) for k in keys])
+        if key not in shared:
+            of = f" of {run.name}" if shared else ""
+            shared[key] = [f"untrained{of}, start {i + 1}" for i in range(UNTRAINED)]
+            models |= {name: untrained_backbone(run, i) for i, name in enumerate(shared[key])}
+        models[run.name], starts[run.name] = pretrained_backbone(run), shared[key]
+    first = {name: models[name] for name in starts}
+    return first | models, starts
 
 
 def _detections(
@@ -212,123 +200,40 @@ def _detections(
     if all(run.predictions() is None for run in finetunes):
         return page.missing("No run has written predictions yet; the evaluation at the end of a run does.")
     annotated = [record for record in held_out.records if record.get("annotations")]
-    records = _spread(annotated, options.num_images)
+    records = spread(annotated, options.num_images)
     return detection_section(finetunes, records, held_out.dataset, options.score_threshold)
 
 
-def _facts(pretrain: Run) -> Facts:
-    return Facts(
-        queue_size=pretrain.setting("model.queue_size"),
-        batch=pretrain.setting("dataloader.train.total_batch_size"),
-        momentum=pretrain.setting("model.momentum"),
-        images=(pretrain.state.get("data") or {}).get("num_images"),
-        iterations=pretrain.iterations,
-    )
-
-
-def _is_loss(name: str) -> bool:
-    return name not in BOOKKEEPING and (name == "total_loss" or name.rsplit("/", 1)[-1].startswith("loss"))
-
-
-def _objective(names: Iterable[str]) -> list[str]:
-    """The weighted loss terms, their sum first."""
-    return sorted((n for n in names if _is_loss(n) and "/" not in n), key=lambda n: n != "total_loss")
-
-
-def _loss(pretrain: Run | None, finetunes: Sequence[Run]) -> str:
+def _changes(runs: Sequence[Run], finetunes: Sequence[Run], recipes: Mapping[str, str]) -> str:
+    """What each run changed in its recipe, and in what the fine-tuning runs differ."""
     parts = []
-    if pretrain is None:
-        parts.append(page.missing("No pretraining run was given: add --pretrain RUN_DIR."))
-    elif not pretrain.metrics:
-        parts.append(page.missing(f"{pretrain.path} has logged nothing yet."))
-    else:
-        parts.append(f"<h3>{escape(pretrain.name)}</h3>{_pretrain_losses(pretrain)}")
-    logged = [run for run in finetunes if run.metrics]
-    if logged:
-        parts.append(f"<h3>Fine-tuning</h3>{_overlaid(logged)}")
+    for run in runs:
+        file = recipes.get(run.name) or run.recipe
+        parts.append(f"<h3>{escape(run.name)} against its recipe</h3>")
+        if file is not None:
+            compared = {"recipe": read_recipe(str(file)), run.name: run.config}
+            parts.append(tables.config_differences(compared))
+        else:
+            named = run.logged["recipe"]
+            why = f"Its log names {named}, which is not here" if named else "Its log names no recipe"
+            parts.append(page.missing(f"{why}: add --recipe {run.name}=CONFIG to see what was changed."))
+    if len(finetunes) > 1:
+        parts.append("<h3>In what the fine-tuning runs differ</h3>")
+        parts.append(tables.config_differences({r.name: r.config for r in finetunes}))
     return "".join(parts)
 
 
-def _pretrain_losses(run: Run) -> str:
-    chance = _facts(run).chance
-    weighted = [run.metrics[name] for name in _objective(run.metrics)]
-    terms = list(unweighted_losses(run.metrics).values())
-    charts = [line_chart(weighted, title="Objective and its weighted terms")]
-    if terms:
-        references = [(f"chance ln(K+1) = {chance:.2f}", chance)] if chance else []
-        charts.append(line_chart(terms, title="Terms before weighting", references=references))
-    if "lr" in run.metrics:
-        charts.append(line_chart([run.metrics["lr"]], title="Learning rate"))
-    text = ""
-    if chance:
-        text = page.paragraph(
-            "With a queue of negatives the loss starts low, rises while real keys replace random ones, and "
-            "falls later: a rise at first is normal. Staying at the chance level is not."
-        )
-    return f'{text}<div class="grid">{"".join(charts)}</div>'
-
-
-def _overlaid(runs: Sequence[Run]) -> str:
-    """One chart per loss term, and per AP when it was measured more than once, with a line per run."""
-    names = list(dict.fromkeys(name for run in runs for name in run.metrics))
-    measured = [
-        n for n in ("bbox/AP", "segm/AP") if any(len(r.metrics[n].values) > 1 for r in runs if n in r.metrics)
-    ]
-    charts = []
-    for name in [*_objective(names), *(["lr"] if "lr" in names else []), *measured]:
-        lines = [run.metrics[name].renamed(run.name) for run in runs if name in run.metrics]
-        charts.append(line_chart(lines, title=name))
-    return f'<div class="grid">{"".join(charts)}</div>'
-
-
-def _health(pretrain: Run | None) -> str:
-    if pretrain is None or not pretrain.metrics:
-        return page.missing("There is no pretraining log to judge.")
-    verdicts = judge(pretrain.metrics, _facts(pretrain))
-    items = "".join(
-        f'<li class="{v.level}"><span class="level">{LEVELS[v.level]}</span>{escape(v.text)}</li>'
-        for v in verdicts
-    )
-    text = (
-        "Verdicts come from fixed rules on the mean of the last tenth of each curve; the rules stand in "
-        "densessl/visualization/health.py."
-    )
-    charts = "".join(_health_charts(pretrain.metrics))
-    return f'{page.paragraph(text)}<ul class="verdicts">{items}</ul><div class="grid">{charts}</div>'
-
-
-def _health_charts(metrics: dict[str, Series]) -> list[str]:
-    left = {
-        name: series
-        for name, series in metrics.items()
-        if not _is_loss(name) and not is_result(name) and name not in BOOKKEEPING
-    }
-    charts = []
-    for title, parts, axis in CHARTS:
-        chosen = [name for name in left if any(part in name for part in parts)]
-        if chosen:
-            charts.append(line_chart([left.pop(name) for name in chosen], title=title, value_range=axis))
-    return charts + [line_chart([series], title=name) for name, series in left.items()]
-
-
-def _reproduce(runs: Sequence[Run], finetunes: Sequence[Run], recipes: Mapping[str, str]) -> str:
+def _reproduce(runs: Sequence[Run]) -> str:
     parts = [
         page.paragraph(
             "Each run saved its whole config, seed included; these commands train again from it. On a CPU "
             "the same versions give the same result."
         ),
         tables.commands(runs),
+        "<h3>Versions</h3>",
+        tables.versions(),
+        "<h3>Configs</h3>",
     ]
-    if len(finetunes) > 1:
-        parts += [
-            "<h3>What the comparison varies</h3>",
-            tables.config_differences({r.name: r.config for r in finetunes}),
-        ]
-    for run in runs:
-        if run.name in recipes:
-            compared = {"recipe": read_recipe(recipes[run.name]), run.name: run.config}
-            parts += [f"<h3>{escape(run.name)} against its recipe</h3>", tables.config_differences(compared)]
-    parts += ["<h3>Versions</h3>", tables.versions()]
     for run in runs:
         parts.append(
             page.details(f"Whole config of {run.name}", page.code_block(OmegaConf.to_yaml(run.config)))
@@ -338,7 +243,7 @@ def _reproduce(runs: Sequence[Run], finetunes: Sequence[Run], recipes: Mapping[s
 
 def write_report(
     output: str | Path,
-    pretrain: Run | None,
+    pretrains: Sequence[Run],
     finetunes: Sequence[Run],
     options: ReportOptions,
     progress: Callable[[str], None] = print,
@@ -359,7 +264,7 @@ def write_report(
         raise ConfigError(
             f"--output {output} cannot be written: {error.strerror}; choose another."
         ) from error
-    html = build_report(pretrain, finetunes, options)
+    html = build_report(pretrains, finetunes, options)
     output.write_text(html, encoding="utf-8")
     progress(f"Report: {output} ({output.stat().st_size / 2**20:.1f} MiB)")
     return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,13 @@ from densessl.visualization.curves import Series, read_metrics
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "inference/coco_instances_results.json"
+LOG_FILE = "log.txt"
+REPOSITORY = Path(__file__).resolve().parents[2]
+# What the trainer writes at its start; a resumed run writes it again, and the last line counts.
+LOGGED = {
+    "recipe": re.compile(r"Namespace\(config_file='([^']*)'"),
+    "device": re.compile(r"INFO: Device (\S+), "),
+}
 
 
 @dataclass
@@ -56,6 +64,28 @@ class Run:
         """The config value at a dotted key, or `default` where the config has none."""
         value = OmegaConf.select(self.config, key)
         return default if value is None else value
+
+    @cached_property
+    def logged(self) -> dict[str, str]:
+        """What only the log says: "recipe" (config file as given) and "device"; "" where it does not."""
+        file = self.path / LOG_FILE
+        text = file.read_text(errors="replace") if file.is_file() else ""
+        return {name: (pattern.findall(text) or [""])[-1] for name, pattern in LOGGED.items()}
+
+    @property
+    def recipe(self) -> Path | None:
+        """The recipe that the log names, or None where this checkout does not have it.
+
+        A recipe is a program. Only those of this checkout are run for a log, which may be a stranger's.
+        """
+        file = (REPOSITORY / self.logged["recipe"]).resolve()
+        known = any(file.is_relative_to(REPOSITORY / folder) for folder in ("configs", "projects"))
+        return file if known and file.suffix == ".py" and file.is_file() else None
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the run trains without a test set, as pretraining does and fine-tuning does not."""
+        return self.setting("dataloader.test") is None
 
     @property
     def iterations(self) -> int | None:
@@ -103,6 +133,48 @@ def read_run(name: str, path: str | Path) -> Run:
     metrics_file = path / METRICS_FILE
     metrics = read_metrics(metrics_file) if metrics_file.is_file() else {}
     return Run(name, path, config, metrics, _newest_checkpoint(path))
+
+
+def read_run_or_checkpoint(name: str, path: str | Path) -> Run:
+    """An output directory, or one training checkpoint of it, which holds the config too.
+
+    Raises:
+        ConfigError: there is neither, or the checkpoint holds no config.
+        CheckpointError: the file is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return read_run(name, path)
+    run = Run(name, path.parent, OmegaConf.create(), checkpoint=path)
+    if "config" not in run.state:
+        raise ConfigError(
+            f"{name}: {str(path)!r} holds no config, so its network is not known. Give a checkpoint or the "
+            "directory of a run of tools/lazyconfig_train_net.py."
+        )
+    run.config = OmegaConf.create(run.state["config"])
+    return run
+
+
+def run_folders(paths: Sequence[str]) -> dict[str, str]:
+    """Names for run directories; a folder without a config stands for the runs right below it.
+
+    Returns:
+        name -> directory: the last part of its path, with the folder above where two would be equal.
+
+    Raises:
+        ConfigError: two paths are the same directory.
+    """
+    found = []
+    for path in map(Path, paths):
+        below = sorted(file.parent for file in path.glob(f"*/{CONFIG_FILE}"))
+        found += [path] if (path / CONFIG_FILE).is_file() or not below else below
+    resolved = [path.resolve() for path in found]
+    names = [path.name for path in resolved]
+    names = [n if names.count(n) == 1 else f"{p.parent.name}/{n}" for n, p in zip(names, resolved)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"Two run directories are called {name!r}; name them: --finetune NAME=RUN_DIR.")
+    return {name: str(path) for name, path in zip(names, found)}
 
 
 class _PlainLoader(yaml.SafeLoader):

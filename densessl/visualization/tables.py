@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from densessl.visualization import page
@@ -38,8 +39,6 @@ def _facts(run: Run) -> dict[str, str]:
     iterations = "" if done is None else f"{done:,} of {planned:,}"
     if done and batch and images:
         iterations += f" ({done * batch / images:.1f} epochs)"
-    seconds, speed = last(run, "elapsed_seconds"), last(run, "images_per_second")
-    wait, memory = last(run, "data_wait"), last(run, "peak_memory_mb")
     return {
         "Method": class_name(run.setting("model._target_", "")),
         "Backbone": describe_backbone(run.setting("model.backbone")),
@@ -51,12 +50,35 @@ def _facts(run: Run) -> dict[str, str]:
         "Optimiser": class_name(run.setting("optimizer._target_", "")),
         "Learning rate": f"{run.setting('optimizer.lr'):g}" if run.setting("optimizer.lr") else "",
         "Seed": str(run.setting("train.seed", "")),
-        "Device": _device(run),
-        "Time": duration(seconds) if seconds else "",
-        "Images per second": f"{speed:.1f}" if speed else "",
-        "Waiting for data": f"{wait:.0%}" if wait is not None else "",
-        "Peak memory": f"{memory / 1024:.2f} GiB" if memory else "",
+        "Recipe": run.logged["recipe"],
+        "Directory": str(run.path),
     }
+
+
+def speed(runs: Sequence[Run]) -> str:
+    """Device, time, throughput and memory of each run."""
+    rows = []
+    for run in runs:
+        seconds, memory = last(run, "elapsed_seconds"), last(run, "peak_memory_mb")
+        throughput, wait, step = (_median(run, n) for n in ("images_per_second", "data_wait", "time"))
+        cells = (
+            _device(run),
+            duration(seconds) if seconds else "",
+            f"{1000 * step:,.0f} ms" if step else "",
+            f"{throughput:,.1f}" if throughput else "",
+            f"{wait:.0%}" if wait is not None else "",
+            f"{memory / 1024:.2f} GiB" if memory else "",
+        )
+        rows.append([run.name, *(cell or "not recorded" for cell in cells)])
+    headers = ["Run", "device", "time", "one step", "images per second", "waiting for data", "peak memory"]
+    caption = "Time is of the whole run, memory its peak; the others are medians over the log lines"
+    return page.table(headers, rows, caption=caption, numeric=True)
+
+
+def _median(run: Run, metric: str) -> float | None:
+    """The median of a metric, or None where it was not logged."""
+    series = run.metrics.get(metric)
+    return float(np.median(series.finite)) if series is not None and len(series.finite) else None
 
 
 def last(run: Run, metric: str) -> float | None:
@@ -107,7 +129,7 @@ def _data(run: Run) -> str:
 
 
 def _device(run: Run) -> str:
-    device = str(run.setting("train.device", ""))
+    device = run.logged["device"] or str(run.setting("train.device", ""))
     world = (run.state.get("meta") or {}).get("world_size")
     return f"{device}, {world} processes" if world and world > 1 else device
 

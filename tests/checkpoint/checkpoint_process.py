@@ -4,7 +4,7 @@
 
 Modes: `die-at-replace` exits without cleaning up between writing the temporary and the rename; `small-disk`
 limits the file size to half a checkpoint, both after STEPS good steps; `lock` holds the run directory until
-its standard input closes; `gather` runs under torchrun and saves and resumes in two gloo processes.
+its standard input closes; `gather` saves and resumes in two gloo processes, with torchrun's variables.
 """
 
 import os

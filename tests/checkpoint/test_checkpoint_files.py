@@ -32,7 +32,7 @@ def run(tmp_path):
 
 def run_process(directory, mode, *arguments):
     command = [sys.executable, SCRIPT, str(directory), mode, *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
 
 
 def test_sidecar_describes_the_file(run, tmp_path):
@@ -236,3 +236,11 @@ def test_vanished_directory_is_an_error_of_ours(run, tmp_path):
 def test_sidecar_is_json_with_three_fields(run, tmp_path):
     content = json.loads((tmp_path / "model_0000002.pth.json").read_text())
     assert set(content) == {"bytes", "sha256", "iteration"}
+
+
+def test_resume_reads_for_the_checksum_once(run, tmp_path, monkeypatch):
+    """Seconds per gigabyte; the main process has compared it when it chose the file."""
+    hashed, sha256 = [], files.file_sha256
+    monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path) or sha256(path))
+    assert Run(str(tmp_path)).checkpointer.resume() == 3
+    assert hashed == [str(tmp_path / "model_0000003.pth")]

@@ -107,6 +107,17 @@ def test_python_2_pickle_of_an_array(tmp_path):
     assert read_weights(str(tmp_path / "old.pkl"))["w"].tolist() == [1.0, 2.0]
 
 
+def test_safetensors_whose_length_begins_like_a_pickle(tmp_path):
+    """The header's length is the first thing in the file; 0x80 is how pickles start."""
+    path = tmp_path / "weights.pth"
+    for padding in range(0, 256, 8):  # headers are padded to multiples of 8
+        save_file({"a": torch.ones(2)}, path, {"note": "x" * padding})
+        if path.read_bytes()[0] == pickle.PROTO[0]:
+            break
+    assert path.read_bytes().startswith(pickle.PROTO)
+    assert torch.equal(read_weights(str(path))["model"]["a"], torch.ones(2))
+
+
 def test_safetensors(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors", metadata={"format": "pt"})
     content = read_weights(str(tmp_path / "w.safetensors"))

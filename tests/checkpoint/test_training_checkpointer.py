@@ -2,14 +2,13 @@
 
 import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from checkpoint_process import CONFIG, Run
 from omegaconf import OmegaConf
+from ranks import run_ranks
 
 from densessl.checkpoint import files
 from densessl.checkpoint.reading import read_training_checkpoint
@@ -17,7 +16,6 @@ from densessl.checkpoint.state import collect_rng_state, plain_config, restore_r
 from densessl.errors import CheckpointError, ConfigError
 
 SCRIPT = os.path.join(os.path.dirname(__file__), "checkpoint_process.py")
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 @pytest.fixture(autouse=True)
@@ -260,14 +258,10 @@ def test_config_becomes_plain():
 
 
 def test_two_processes_save_and_restore_their_own_random_states(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", SCRIPT]
-    done = subprocess.run(
-        [*command, str(tmp_path), "gather"], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+    codes, outputs = run_ranks(SCRIPT, [str(tmp_path), "gather"])
+    assert codes == [0, 0], "\n".join(outputs)
     for rank in (0, 1):
-        assert f"rank {rank} refused: The checkpoint entry trainer.seen is a numpy.float64" in done.stdout
+        assert f"rank {rank} refused: The checkpoint entry trainer.seen is a numpy.float64" in outputs[rank]
     content = read_training_checkpoint(str(tmp_path / "model_0000001.pth"))
     assert len(content["rng"]) == content["meta"]["world_size"] == 2
     assert not torch.equal(content["rng"][0]["torch"], content["rng"][1]["torch"])

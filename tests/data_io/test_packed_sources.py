@@ -52,7 +52,7 @@ def pack(source: Path, target: Path) -> int:
 
 def run_tool(*args: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "ignore", str(TOOL), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def test_lmdb_equals_its_folder_bit_for_bit(folder, tmp_path) -> None:
@@ -117,7 +117,7 @@ def test_folder2lmdb_help_is_light() -> None:
         f"try: runpy.run_path({str(TOOL)!r}, run_name='__main__')\n"
         "except SystemExit: print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
     assert done.stdout.strip().endswith("False"), done.stderr
 
 

@@ -280,8 +280,11 @@ def test_death_outside_of_the_loader_is_named_too() -> None:
         next(batches)
         time.sleep(30)
 
-    with pytest.raises(DataError, match=r"killed by signal.*: 5\.jpg"):
-        wait_beside_the_loader()
+    try:
+        with pytest.raises(DataError, match=r"killed by signal.*: 5\.jpg"):
+            wait_beside_the_loader()
+    finally:
+        batches.close()  # else the handler speaks of this worker again when a later test has a child end
 
 
 SIGNAL_PROGRAM = """
@@ -304,17 +307,17 @@ for name in ("TERM", "INT"):
     after = {next(batches)[0]["pid"] for _ in range(12)}
     assert after == pids, (after, pids)
 assert len(got) == 2
-print("alive")
+print("alive", time.monotonic())
 """
 
 
 def test_signals_to_the_process_group_leave_the_workers_alive_and_exit_is_quick() -> None:
-    start = time.monotonic()
     command = [sys.executable, "-W", "ignore", "-c", SIGNAL_PROGRAM]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, start_new_session=True)
-    assert done.stdout.strip() == "alive", done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, start_new_session=True)
+    word, end = done.stdout.split() or ("nothing", 0)
+    assert word == "alive", done.stderr
     assert done.returncode == 0
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - float(end) < 30
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from torchvision.transforms import functional as TF
 
 from densessl.data.transforms import PhotometricAugmentation, apply_to_view, crop_view, draw_view
 from densessl.data.transforms import photometric as cpu
+from densessl.errors import ConfigError
 from densessl.layers.photometric import (
     BRIGHTNESS,
     CONTRAST,
@@ -269,7 +270,18 @@ def test_views_are_distributed_as_those_of_the_pil_stack(views):
     assert np.abs(histograms[0] - histograms[1]).sum() < 0.04
 
 
-@pytest.mark.parametrize("options", [{"hue": 0.6}, {"hue": -0.1}, {"contrast": -1.0}])
-def test_refuses_impossible_strengths(options):
-    with pytest.raises(ValueError, match=r"hue|negative"):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hue": 0.6},
+        {"hue": -0.1},
+        {"contrast": -1.0},
+        {"jitter_prob": 1.5},
+        {"grayscale_prob": -0.1},
+        {"blur_prob": 2.0},
+        {"blur_sigma": (2.0, 0.1)},
+    ],
+)
+def test_refuses_impossible_values(options):
+    with pytest.raises(ConfigError, match=rf"photometric: .*({next(iter(options))}|negative)"):
         PhotometricAugmentation(**options)

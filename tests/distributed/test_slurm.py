@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
-from engine_toy import assert_same
+from engine_toy import assert_same, logged, wait_for
 
 from densessl.config import load_config
 from densessl.engine import defaults
@@ -49,18 +48,19 @@ def arguments(output_dir: Path, *overrides: str, tasks: int = 1) -> Namespace:
 def test_requeued_job_ends_as_the_uninterrupted_one(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{TOY}{os.pathsep}{ROOT}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    slow = "dataloader.train.mapper._target_=engine_toy.SlowMapper"
-    job = submit(arguments(tmp_path / "job", "model.norm=none", "model.dropout=0.0", slow, tasks=2))
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "job" / "model_0000006.pth").exists():
-        assert time.monotonic() < deadline, job.stderr()
-        time.sleep(0.05)
-    # the main process has the lock; it alone is told, the other follows
-    os.kill(json.loads((tmp_path / "job" / ".densessl.lock").read_text())["pid"], signal.SIGUSR2)
+    go_on = tmp_path / "go_on"
+    hold = f"train.hooks=[{{_target_: engine_toy.HoldStep, iteration: 7, file: {go_on}}}]"
+    job = submit(arguments(tmp_path / "job", "model.norm=none", "model.dropout=0.0", hold, tasks=2))
+    try:
+        wait_for((tmp_path / "go_on.reached").exists)
+        # the main process has the lock; it alone is told, the other follows
+        os.kill(json.loads((tmp_path / "job" / ".densessl.lock").read_text())["pid"], signal.SIGUSR2)
+        wait_for(lambda: logged(tmp_path / "job", "Got SIGUSR2"))
+    finally:
+        go_on.touch()
     job.wait()
     job.results()
     log = (tmp_path / "job" / "log.txt").read_text()
-    assert "Got SIGUSR2" in log
     assert "Resumed from" in log
     cfg = load_config(CONFIG, [f"train.output_dir={tmp_path}/one", "model.norm=none", "model.dropout=0.0"])
     defaults.run(cfg, Namespace(resume=False, eval_only=False))
@@ -110,7 +110,7 @@ def test_slurm_script_asks_for_what_was_given(tmp_path, monkeypatch):
     options = ["--nodes", "2", "--gpus-per-node", "4", "--timeout", "60", "--partition", "gpu"]
     overrides = [f"train.output_dir={tmp_path}/out", "train.device=auto"]
     answer = subprocess.run(
-        [*command, *options, *overrides], env=environment, capture_output=True, text=True, timeout=60
+        [*command, *options, *overrides], env=environment, capture_output=True, text=True, timeout=240
     )
     assert answer.returncode == 0, answer.stderr
     assert "job 7" in answer.stdout

@@ -1,17 +1,18 @@
 """Two gloo processes through the command line: equal to one, stopped together, resumed exactly."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
-from engine_toy import assert_same, make_trainer
+from engine_toy import assert_same, logged, make_trainer, wait_for
 
 from densessl.config import load_config
 from densessl.engine import defaults
@@ -29,15 +30,16 @@ COMPARE = "train.hooks=[{_target_: engine_toy.CompareRanks}]"
 SAME_AS_ONE = ["model.norm=none", "model.dropout=0.0"]
 
 
-def two(output_dir: Path, *options: str, timeout: float = 150) -> subprocess.CompletedProcess:
+def two(output_dir: Path, *options: str, timeout: float = 240) -> subprocess.CompletedProcess:
     """Runs the trainer with two processes through detectron2's launcher."""
     command = [sys.executable, *TRAIN, "--num-gpus", "2", f"train.output_dir={output_dir}", *options]
     return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=timeout)
 
 
-def one(output_dir: Path, *overrides: str) -> None:
+def here(output_dir: Path, *overrides: str, eval_only: bool = False) -> None:
+    """Runs in this process, or in those of `ranks.run`."""
     cfg = load_config(CONFIG, [f"train.output_dir={output_dir}", *overrides])
-    defaults.run(cfg, Namespace(resume=False, eval_only=False))
+    defaults.run(cfg, Namespace(resume=False, eval_only=eval_only))
 
 
 def checkpoint(output_dir: Path, name: str = "model_final.pth") -> dict:
@@ -45,9 +47,8 @@ def checkpoint(output_dir: Path, name: str = "model_final.pth") -> dict:
 
 
 def test_two_processes_equal_one_and_each_other(tmp_path):
-    answer = two(tmp_path / "two", *SAME_AS_ONE, "train.accumulate=2", COMPARE)
-    assert answer.returncode == 0, answer.stderr
-    one(tmp_path / "one", *SAME_AS_ONE)
+    ranks.run(here, tmp_path / "two", *SAME_AS_ONE, "train.accumulate=2", COMPARE)
+    here(tmp_path / "one", *SAME_AS_ONE)
     assert_same(checkpoint(tmp_path / "two")["model"], checkpoint(tmp_path / "one")["model"], atol=1e-6)
     losses = [
         checkpoint(tmp_path / name)["trainer"]["storage"]["total_loss"]["values"] for name in ("one", "two")
@@ -57,10 +58,9 @@ def test_two_processes_equal_one_and_each_other(tmp_path):
 
 def test_sync_bn_on_cpu_is_batch_norm_of_the_whole_batch(tmp_path):
     options = ["model.norm=SyncBN", "model.dropout=0.0"]
-    answer = two(tmp_path / "two", *options)
-    assert answer.returncode == 0, answer.stderr
-    assert "1 SyncBN layers run as naiveSyncBN" in answer.stdout + answer.stderr
-    one(tmp_path / "one", *options)
+    ranks.run(here, tmp_path / "two", *options)
+    assert logged(tmp_path / "two", "1 SyncBN layers run as naiveSyncBN")
+    here(tmp_path / "one", *options)
     models = [checkpoint(tmp_path / name)["model"] for name in ("two", "one")]
     for model in models:
         # naiveSyncBN takes the biased variance and does not count batches
@@ -104,7 +104,7 @@ def test_nan_on_one_rank_stops_both_before_the_update(tmp_path):
         CONFIG,
         str(path),
     ]
-    tool = subprocess.run([*command, bad], env=ENV, capture_output=True, text=True, timeout=100)
+    tool = subprocess.run([*command, bad], env=ENV, capture_output=True, text=True, timeout=240)
     assert tool.returncode == 0, tool.stderr
     assert f"image_{BAD:03d}.png" in tool.stdout
     other = replay(load_config(CONFIG, [bad, "model.dropout=0.3"]), str(path), rank=1 - rank)
@@ -114,10 +114,8 @@ def test_nan_on_one_rank_stops_both_before_the_update(tmp_path):
 @pytest.mark.parametrize(("kind", "status"), [("DataError", 3), ("RuntimeError", 1)])
 def test_error_on_one_rank_ends_all(tmp_path, kind, status):
     hook = f"train.hooks=[{{_target_: engine_toy.FailOnRank, rank: 1, iteration: 3, kind: {kind}}}]"
-    start = time.monotonic()
-    answer = two(tmp_path, hook)
+    answer = two(tmp_path, hook)  # in its time: a rank that waits for a lost one does so for half an hour
     assert answer.returncode == status, answer.stderr
-    assert time.monotonic() - start < 120
     assert "broken on purpose" in answer.stderr
     if kind == "DataError":
         assert answer.stderr.splitlines() == ["[rank 1] DataError: broken on purpose"]
@@ -162,29 +160,35 @@ def test_signal_on_one_rank_stops_both_and_resume_is_exact(tmp_path, whole):
 
 
 def test_sigterm_to_the_launcher_saves(tmp_path):
-    slow = ["dataloader.train.mapper._target_=engine_toy.SlowMapper", "train.max_iter=1000"]
+    go_on = tmp_path / "go_on"
+    hold = f"train.hooks=[{{_target_: engine_toy.HoldStep, iteration: 7, file: {go_on}}}]"
     process = subprocess.Popen(
-        [sys.executable, *TRAIN, "--num-gpus", "2", f"train.output_dir={tmp_path}", *slow],
+        [sys.executable, *TRAIN, "--num-gpus", "2", f"train.output_dir={tmp_path}", hold],
         env=ENV,
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "model_0000006.pth").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    try:
+        wait_for((tmp_path / "go_on.reached").exists, process)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: logged(tmp_path, "Got SIGTERM"), process)
+        go_on.touch()
+        _, errors = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == 143, errors
     assert "continue with --resume" in errors
-    assert checkpoint(tmp_path, (tmp_path / "last_checkpoint").read_text())["iteration"] >= 6
+    newest = checkpoint(tmp_path, (tmp_path / "last_checkpoint").read_text())
+    assert newest["iteration"] == 9  # one step later: the ranks agree during the next step
 
 
 def test_evaluation_only(tmp_path, whole):
-    answer = two(tmp_path, "--eval-only", f"train.init_checkpoint={whole}/model_final.pth")
-    assert answer.returncode == 0, answer.stderr
-    assert (tmp_path / "evaluation.json").exists()
+    ranks.run(evaluate, tmp_path, f"train.init_checkpoint={whole}/model_final.pth")
+    assert json.loads((tmp_path / "evaluation.json").read_text())["results"] == {"toy": {"images": 2.0}}
+
+
+def evaluate(output_dir: Path, *overrides: str) -> None:
+    here(output_dir, *overrides, eval_only=True)
 
 
 def test_two_machines_equal_one(tmp_path, whole):
@@ -210,11 +214,11 @@ def test_two_machines_equal_one(tmp_path, whole):
 def test_torchrun_equals_the_launcher(tmp_path, whole):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, *TRAIN, f"train.output_dir={tmp_path}/torchrun"]
-    answer = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=150)
+    answer = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=240)
     assert answer.returncode == 0, answer.stderr
     assert_same(checkpoint(tmp_path / "torchrun")["model"], checkpoint(whole)["model"])
     failed = subprocess.run(
-        [*command, "train.max_iter=0"], env=ENV, capture_output=True, text=True, timeout=150
+        [*command, "train.max_iter=0"], env=ENV, capture_output=True, text=True, timeout=240
     )
     assert failed.returncode != 0
     assert "exitcode  : 2" in failed.stderr

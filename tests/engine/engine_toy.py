@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -205,12 +208,36 @@ class BrokenMapper(ToyMapper):
         raise OSError(f"{record['file_name']} is not an image")
 
 
-class SlowMapper(ToyMapper):
-    """Takes 0.1 s per image, so that a signal arrives in the middle of a step."""
+class HoldStep(HookBase):
+    """Holds the main process in one iteration until a file appears: what a test does then meets a step.
 
-    def __call__(self, record: dict, rng: np.random.Generator) -> dict:
-        time.sleep(0.1)
-        return super().__call__(record, rng)
+    Makes `<file>.reached` first.
+    """
+
+    def __init__(self, iteration: int, file: str):
+        self.iteration, self.file = iteration, Path(file)
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration and comm.is_main_process():
+            Path(f"{self.file}.reached").touch()
+            wait_for(self.file.exists)
+
+
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen | None = None, seconds: float = 120
+) -> None:
+    """Returns when `condition()` holds; fails when the process that should bring it about has ended."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.01)
+
+
+def logged(output_dir: Path, text: str) -> bool:
+    """Whether the log of a run, which may not have begun, holds `text`."""
+    log = output_dir / "log.txt"
+    return log.exists() and text in log.read_text()
 
 
 class FailOnRank(HookBase):

@@ -144,6 +144,8 @@ def test_a_finished_run_says_what_is_there(tmp_path):
         ("train.hooks=[3]", r"train\.hooks\[0\] is 3.*builds a HookBase"),
         ("train.seed=4294967296", r"train\.seed=4294967296: it must be below"),
         ("dataloader.train.num_workers=-1", r"num_workers=-1: 0 loads in the main process"),
+        ("train.clip_grad.norm=much", r"train\.clip_grad\.norm=much: it must be a positive number"),
+        ("optimizer.momentum=-2.0", r"optimizer: Invalid momentum value: -2\.0"),
     ],
 )
 def test_wrong_values(tmp_path, override, message):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from engine_toy import HostReads, make_trainer, preload
+from narrow import make_narrow
 from PIL import Image
 
 from densessl.config import load_config
@@ -41,6 +42,7 @@ def method_trainer(name: str, images: Path, output_dir: Path, **kwargs) -> Train
             "dataloader.train.mapper.crop_size=32",
         ],
     )
+    make_narrow(cfg.model)
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     loader = instantiate(cfg.dataloader.train)
@@ -112,6 +114,7 @@ def run_method(name: str, images: Path, output_dir: Path, *overrides: str) -> No
             *overrides,
         ],
     )
+    make_narrow(cfg.model)
     defaults.run(cfg, Namespace(resume=False, eval_only=False))
 
 
@@ -135,3 +138,25 @@ def test_switches_of_a_method(switch, images, tmp_path):
     exact = switch == "train.activation_checkpointing=true"
     assert on["values"][0][0] == pytest.approx(off["values"][0][0], rel=0 if exact else 0.02)
     assert (on["values"] == off["values"]) == exact
+
+
+def test_a_queue_beyond_the_images_found_is_warned_about(images, tmp_path):
+    """Whatever number of images the recipe was written for."""
+    run_method(CONFIGS[1], images, tmp_path, "model.dataset_size=118287", "train.max_iter=1")
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("model.queue_size=64 is larger than the data set (16 images)") == 1
+
+
+def test_warm_up_of_lambda_is_a_schedule(images, tmp_path):
+    """The dense term is off for two steps, as the authors' DenseCLWarmupHook has it, and half after them."""
+    target = "fvcore.common.param_scheduler.MultiStepParamScheduler"
+    steps = f"{{_target_: {target}, values: [0.0, 0.5], milestones: [2, 6]}}"
+    schedule = f"{{_target_: densessl.engine.Schedule, target: model.loss_weight, scheduler: {steps}}}"
+    run_method(CONFIGS[0], images, tmp_path, f"train.schedules=[{schedule}]")
+    storage = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]["storage"]
+    weighted, plain = (
+        [value for value, _ in storage[name]["values"]]
+        for name in ("loss_dense", "densecl/loss_dense_unweighted")
+    )
+    assert weighted == pytest.approx([0.0, 0.0, *(0.5 * value for value in plain[2:])])
+    assert all(plain)

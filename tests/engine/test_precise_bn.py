@@ -5,16 +5,15 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.engine.train_loop import HookBase
-from engine_toy import ToyTestNet, assert_same, make_trainer
+from engine_toy import SignalOneRank, ToyTestNet, assert_same, make_trainer
 
 from densessl.config import get_config, load_config
 from densessl.engine import defaults
@@ -23,7 +22,6 @@ from densessl.engine.precise_bn import PreciseBNHook
 from densessl.engine.signals import TrainingInterrupted
 from densessl.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
 CONFIG = str(Path(__file__).with_name("toy_config.py"))
 STATISTICS = ("backbone.1.running_mean", "backbone.1.running_var")
 RECIPES = [
@@ -164,6 +162,7 @@ def test_compiled_model_gets_the_same_statistics_without_being_compiled_again(tm
     options = ["model.dropout=0.0", "train.max_iter=6", "train.eval_period=2"]
     run(tmp_path / "off", *options, hooks=[precise()])
     assert not compiled
+    torch.compiler.reset()  # what other tests have compiled
     run(tmp_path / "plain", *options, "train.compile=true", hooks=[])
     once = len(compiled)
     assert once > 0
@@ -234,24 +233,10 @@ def test_recipes_take_200_batches_and_their_twins_2(recipe):
 @pytest.mark.slow
 def test_two_processes_equal_one_and_resume(tmp_path):
     """SyncBN: each rank passes its half of the batches, both get the statistics of the whole."""
-    hook = f"{{_target_: {PreciseBNHook.__module__}.PreciseBNHook, period: 3, num_iter: 5}}"
-    stop = "{_target_: engine_toy.SignalOneRank, iteration: 6}"
     options = ["model.norm=SyncBN", "model.dropout=0.0"]
-
-    def two(output_dir: Path, *more: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / "tools/lazyconfig_train_net.py"), "--config-file", CONFIG]
-        path = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
-        return subprocess.run(
-            [*command, "--num-gpus", "2", f"train.output_dir={output_dir}", *options, *more],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-
-    whole = two(tmp_path / "whole", f"train.hooks=[{hook}]")
-    assert whole.returncode == 0, whole.stderr
-    run(tmp_path / "one", *options, hooks=[L(PreciseBNHook)(period=3, num_iter=5)])
+    hook, stop = L(PreciseBNHook)(period=3, num_iter=5), L(SignalOneRank)(iteration=6)
+    ranks.run(run_in_rank, tmp_path / "whole", options, [hook])
+    run(tmp_path / "one", *options, hooks=[hook])
     models = [checkpoint(tmp_path / name)["model"] for name in ("whole", "one")]
     for model in models:
         del model["backbone.1.num_batches_tracked"]  # naiveSyncBN does not count
@@ -260,8 +245,11 @@ def test_two_processes_equal_one_and_resume(tmp_path):
     torch.testing.assert_close(*variances, rtol=1 / 200, atol=0)
     assert_same(*models, atol=1e-5)
 
-    stopped = two(tmp_path / "parts", f"train.hooks=[{hook}, {stop}]")
-    assert stopped.returncode == 143, stopped.stderr
-    resumed = two(tmp_path / "parts", f"train.hooks=[{hook}]", "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    with pytest.raises(AssertionError, match="TrainingInterrupted: Stopped by SIGTERM after iteration 7"):
+        ranks.run(run_in_rank, tmp_path / "parts", options, [hook, stop])
+    ranks.run(run_in_rank, tmp_path / "parts", options, [hook], True)
     assert_same(checkpoint(tmp_path / "whole")["model"], checkpoint(tmp_path / "parts")["model"])
+
+
+def run_in_rank(output_dir: Path, options: list[str], hooks: list, resume: bool = False) -> None:
+    run(output_dir, *options, hooks=hooks, resume=resume)

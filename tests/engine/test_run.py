@@ -1,9 +1,12 @@
 """Whole runs of the toy config in this process: resume law, signals, evaluation, refusals."""
 
+import contextlib
 import functools
+import gc
 import importlib.machinery
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -17,6 +20,7 @@ from detectron2.config import LazyCall as L
 from detectron2.engine.train_loop import HookBase
 from engine_toy import assert_same
 
+from densessl.checkpoint.files import verify
 from densessl.config import load_config
 from densessl.engine import defaults
 from densessl.engine.signals import TrainingInterrupted
@@ -101,6 +105,37 @@ def test_workers_and_accumulation_resume_exactly(tmp_path, workers):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize("stop_at", [1, 6])
+def test_float16_with_skipped_steps_resumes_exactly(tmp_path, monkeypatch, stop_at):
+    """Stopped right after a skipped step, and between steps of which each third one overflows."""
+    scaler = functools.partial(
+        torch.amp.GradScaler, init_scale=2.0**40, backoff_factor=2.0**-20, growth_interval=2
+    )
+    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(scaler, growth_factor=2.0**20))
+    options = [*EMA, "train.amp={enabled: true, dtype: float16}"]
+    run(tmp_path / "whole", *options)
+    hooks = [L(SendSignal)(signum=int(signal.SIGTERM), iteration=stop_at)]
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path / "parts", *options, hooks=hooks)
+    run(tmp_path / "parts", *options, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    ours, whole = (checkpoint(tmp_path / name)["trainer"] for name in ("parts", "whole"))
+    assert ours["scaler"] == whole["scaler"]
+    assert ours["skipped_steps"] == whole["skipped_steps"] >= 3
+
+
+@pytest.mark.parametrize("hooks", [[], [L(SendSignal)(signum=int(signal.SIGTERM), iteration=1)]])
+def test_workers_end_with_the_run(tmp_path, hooks):
+    """At once: the garbage collector, which may find torch's queues first, would wait 5 s for each."""
+    gc.disable()
+    try:
+        with contextlib.suppress(TrainingInterrupted):
+            run(tmp_path, "dataloader.train.num_workers=2", "train.max_iter=3", hooks=hooks)
+        assert not multiprocessing.active_children()
+    finally:
+        gc.enable()
+
+
 def test_evaluation_in_between_changes_nothing(tmp_path):
     run(tmp_path / "never", *EMA)
     run(tmp_path / "often", *EMA, "train.eval_period=3")
@@ -121,6 +156,20 @@ def test_resume_of_a_finished_run_does_nothing(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")}
     assert run(tmp_path, resume=True) == {}
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")} == before
+
+
+@pytest.mark.parametrize("lost", ["model_final.pth*", "model_0000012.pth.json model_final.pth*", "model_0*"])
+def test_resume_gives_the_last_checkpoint_the_name_that_a_kill_prevented(tmp_path, lost):
+    run(tmp_path)
+    for pattern in lost.split():
+        for path in tmp_path.glob(pattern):
+            path.unlink()
+    assert run(tmp_path, resume=True) == {}
+    assert checkpoint(tmp_path)["iteration"] == 12
+    verify(str(tmp_path / "model_final.pth"))
+    if lost != "model_0*":
+        assert (tmp_path / "model_final.pth").samefile(tmp_path / "model_0000012.pth")
+    assert not list(tmp_path.glob("*tmp"))
 
 
 def test_longer_resume_continues(tmp_path, caplog):
@@ -309,9 +358,12 @@ def test_wandb_gets_what_the_other_writers_get(tmp_path, monkeypatch):
     fake = types.ModuleType("wandb")
     fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     fake.run = FakeRun()
-    fake.init = lambda **kwargs: fake.run
+    fake.started = []
+    fake.init = lambda **kwargs: (fake.started.append(kwargs["id"]), fake.run)[1]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     run(tmp_path, "train.wandb.enabled=true", "train.eval_period=100")
     written = [(row["iteration"], row["total_loss"]) for row in rows(tmp_path) if "total_loss" in row]
     assert fake.run.logged[:3] == written
     assert fake.run.finished
+    run(tmp_path, "train.wandb.enabled=true", "train.max_iter=14", "train.eval_period=100", resume=True)
+    assert fake.started[0] == fake.started[1] != ""  # one run there as well

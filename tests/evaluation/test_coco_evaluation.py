@@ -241,7 +241,9 @@ def test_two_processes_equal_one(dataset, tmp_path):
     lvis_expected = lvis.run(lvis.LVISEvaluator("lvis_one_rank"), lvis_outputs)
     out = str(tmp_path / "rank")
     path = MetadataCatalog.get(dataset).json_file
-    torch.multiprocessing.spawn(_evaluate_half, args=(path, str(lvis_path), out), nprocs=2)
+    torch.multiprocessing.start_processes(
+        _evaluate_half, args=(path, str(lvis_path), out), nprocs=2, start_method="fork"
+    )
     with open(f"{out}.0") as first, open(f"{out}.1") as second:
         assert json.load(first) == [expected, lvis_expected]
         assert json.load(second) == [{}, {}]

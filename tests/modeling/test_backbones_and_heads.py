@@ -103,7 +103,7 @@ def test_heads_start_at_the_published_scales():
     assert abs(GlobalProjectionHead(in_channels=2048, init="default").mlp[0].weight.std() - 0.01276) < 1e-4
     for module in (head, dense):
         assert sum(p.numel() for p in module.parameters()) == 4_458_624
-    with pytest.raises(ValueError, match="init='zeros'"):
+    with pytest.raises(ConfigError, match="init='zeros'"):
         GlobalProjectionHead(in_channels=8, init="zeros")
 
 
@@ -116,5 +116,5 @@ def test_moco_v1_head_is_one_linear_layer():
 def test_simsiam_norm_by_name():
     synchronised = SimSiamProjector(in_channels=8, out_channels=4, norm="SyncBN")
     assert sum(isinstance(layer, nn.SyncBatchNorm) for layer in synchronised.mlp) == 3
-    with pytest.raises(ValueError, match="norm='GN'"):
+    with pytest.raises(ConfigError, match="norm='GN'"):
         SimSiamProjector(in_channels=8, out_channels=4, norm="GN")

@@ -58,7 +58,8 @@ def make(method, backbone=None, seed=0, num_grid=None, **options):
             prediction_head=SimSiamPredictor(channels=8, hidden_channels=4),
             **common,
         )
-    common["projection_head"] = GlobalProjectionHead(in_channels=6, hidden_channels=12, out_channels=8)
+    head = GlobalProjectionHead(in_channels=6, hidden_channels=12, out_channels=8)
+    common.setdefault("projection_head", head)
     common = {"queue_size": 16, "momentum": 0.9, **common}
     if method is DenseCL:
         common["dense_projection_head"] = DenseProjectionHead(
@@ -350,7 +351,7 @@ def test_a_queue_beyond_the_data_set_is_warned_about_once(caplog):
     with caplog.at_level(logging.WARNING):
         make(MoCo, dataset_size=16)
         assert not caplog.records
-        make(DenseCL, dataset_size=15)
+        make(DenseCL, dataset_size=15).check_dataset(15)
     assert len(caplog.records) == 1
     assert "model.queue_size=16 is larger than the data set (15 images)" in caplog.text
 
@@ -367,8 +368,10 @@ def test_shuffling_in_one_process_is_warned_about_once(caplog):
 
 
 def test_groups_must_divide_the_batch():
-    with pytest.raises(ConfigError, match=r"model\.shuffle_groups=3 does not divide the 4 images"):
+    with pytest.raises(ConfigError, match=r"model\.shuffle_groups=3 does not cut the 4 images"):
         make(MoCo, shuffle_groups=3)(make_batch(count=4))
+    with pytest.raises(ConfigError, match="equal parts of two or more"):
+        make(MoCo, shuffle_groups=4)(make_batch(count=4))
     with pytest.raises(ConfigError, match=r"model\.shuffle_groups=0"):
         make(MoCo, shuffle_groups=0)
 
@@ -395,10 +398,30 @@ def test_wrong_values_name_their_key():
         make(MoCo, momentum=2)
     with pytest.raises(ConfigError, match=r"model\.temperature=0"):
         make(MoCo, temperature=0)
+    with pytest.raises(ConfigError, match=r"model\.queue_size=-8"):
+        make(MoCo, queue_size=-8)
+    with pytest.raises(ConfigError, match="num_grid=0"):
+        make(DenseCL, num_grid=0)
+    wide = GlobalProjectionHead(in_channels=2048, out_channels=8)
+    with pytest.raises(ConfigError, match=r"model\.projection_head\.in_channels=2048.*set it to 6"):
+        make(MoCo, projection_head=wide)
+    with pytest.raises(ConfigError, match="one image, which has no batch statistics"):
+        make(SimSiam)(make_batch(count=1))
     with pytest.raises(ConfigError, match="takes two views per image, and the batch has 1"):
         make(SimSiam)({"views": make_batch()["views"][:1]})
     with pytest.raises(ConfigError, match="the batch has 0"):
         make(SimSiam)([{"image": torch.zeros(3, 8, 8)}])
+
+
+@pytest.mark.parametrize("method", [MoCo, DenseCL, SimSiam])
+def test_equal_views_and_black_images_stay_finite(method):
+    model = make(method, backbone=ConvBackbone(3, 6))
+    for images in (make_batch()["views"][0], torch.zeros(4, 3, 16, 16, dtype=torch.uint8)):
+        with EventStorage() as storage:
+            losses = backward(model, {"views": [images, images]})
+        assert all(map(math.isfinite, losses.values()))
+        assert all(grad.isfinite().all() for grad in gradients(model).values())
+        assert all(math.isfinite(value) for value, _ in storage.latest().values())
 
 
 @pytest.mark.parametrize("collapsed", [False, True])

@@ -1,47 +1,15 @@
 """Two real gloo processes: the golden step with shuffled batch norm, and equality with one process."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from densecl_golden import ConvBackbone
 from moco_two_ranks import train
+from ranks import run_ranks
 from test_contrastive_models import DenseCL, make, make_batch
 
 SCRIPT = Path(__file__).with_name("densecl_two_ranks.py")
-
-
-def run_ranks(script, arguments, world_size=2, timeout=120):
-    """Starts `world_size` processes of `script`; returns their exit codes and outputs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = []
-    for rank in range(world_size):
-        environment = {
-            **os.environ,
-            "RANK": str(rank),
-            "WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, str(script), *arguments]
-        processes.append(
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        )
-    try:
-        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], outputs
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from PIL import Image
 
 from densessl.checkpoint.files import write_pointer, write_with_sidecar
 from densessl.modeling.backbone import build_resnet
-from densessl.visualization import pictures
+from densessl.visualization import matching, pictures
 
 torch.set_num_threads(1)
 TEST_SET = "visualization_test_set"
@@ -28,8 +28,8 @@ QUEUE = 64
 def small_pictures():
     """Fewer and smaller views: what is tested does not depend on their number."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "VIEW_SIZE", 96)
-        patch.setattr(pictures, "PAIRS_PER_IMAGE", 2)
+        patch.setattr(matching, "VIEW_SIZE", 96)
+        patch.setattr(matching, "PAIRS_PER_IMAGE", 2)
         patch.setattr(pictures, "LONG_SIDE", 128)
         yield
 
@@ -97,7 +97,10 @@ def pretrain_dir(tmp_path_factory) -> Path:
         rows[-1] |= {"densecl/loss_global_unweighted": loss, "densecl/positive_cosine": 0.9, "lr": 0.03}
         rows[-1] |= {"densecl/negative_cosine": 0.1, "densecl/match_distinct": 0.6}
         rows[-1] |= {"densecl/queue_filled": min(64, 8 * (step + 1)), "elapsed_seconds": 1.5 * step}
-        rows[-1] |= {"images_per_second": 33.25, "peak_memory_mb": 512.0, "data_wait": 0.25}
+        rows[-1] |= {"images_per_second": 33.25, "peak_memory_mb": 512.0, "data_wait": 0.25, "time": 0.24}
+        rows[-1] |= {"other/unheard_of": 7.0 + step}
+    for row, miou in ((rows[0], 11.5), (rows[-1], 23.75)):
+        row |= {"diagnostics/retrieval_miou": miou, "diagnostics/novel": 2 * miou}
     _write_metrics(folder, rows)
     torch.manual_seed(5)
     model = {f"backbone.{k}": v for k, v in build_resnet(18, out_features=["res5"]).state_dict().items()}

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from densessl.errors import DataError
-from densessl.visualization.curves import HEIGHT, WIDTH, Series, line_chart, nice_ticks, read_metrics
+from densessl.visualization.curves import (
+    HEIGHT,
+    WIDTH,
+    Series,
+    line_chart,
+    line_charts,
+    nice_ticks,
+    read_metrics,
+)
 
 
 def _write(path, rows):
@@ -107,3 +115,25 @@ def test_nothing_finite_is_said():
 def test_tail():
     assert Series("v", np.arange(20), np.arange(20.0)).tail() == 18.5
     assert math.isnan(Series("v", np.arange(1), np.array([math.nan])).tail())
+
+
+def test_many_lines_take_several_charts_and_none_is_dropped():
+    series = [Series(f"run{i}", np.arange(2), np.array([1.0, i])) for i in range(8)]
+    charts = line_charts(series, title="T")
+    assert [chart.count('class="curve" style') for chart in charts] == [12, 4]  # each line and its key
+    assert "T (2 of 2)" in charts[1]
+    with pytest.raises(ValueError, match="8 lines"):
+        line_chart(series, title="T")
+
+
+def test_a_line_without_values_is_named_and_the_unit_stands_at_the_axis():
+    good = Series("good", np.arange(2), np.array([1.0, 2.0]))
+    html = line_chart([good, Series("lost", np.arange(2), np.full(2, math.nan))], title="t", unit="GiB")
+    assert "Nothing finite was logged of lost." in html
+    assert "GiB" in [text.text for text in _svg(html).iter("text")]
+
+
+@pytest.mark.parametrize("value", [0.0, 256.0, -3.0])
+def test_a_constant_is_drawn_on_an_axis_with_zero(value):
+    svg = _svg(line_chart([Series("v", np.arange(3), np.full(3, value))], title="t"))
+    assert "0" in [text.text for text in svg.iter("text") if text.get("text-anchor") == "end"]

@@ -90,3 +90,26 @@ def test_nan_is_a_problem_and_comes_first():
 
 def test_no_metrics_no_verdict():
     assert judge({}, Facts()) == []
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.4, "bad"), (0.8, "watch"), (1.0, "good")])
+def test_dead_clusters(share, level):
+    assert _verdict("lusters", _metrics(picie__used_clusters=share)) == level
+
+
+@pytest.mark.parametrize(
+    ("curve", "done", "level", "text"),
+    [
+        ([0.0, 0.1, 0.05, 0.001], 100, "good", "followed its schedule"),
+        ([0.1, 0.1, 0.1, 0.1], 100, "watch", "did not come down"),
+        ([0.1, 0.1, 0.1, 0.1], 50, "info", "50 of 100 iterations"),
+        ([0.0, 0.0, 0.0], 100, "bad", "was 0 throughout"),
+    ],
+)
+def test_learning_rate(curve, done, level, text):
+    assert _verdict(text, _metrics(lr=curve), Facts(iterations=done, planned=100)) == level
+
+
+@pytest.mark.parametrize(("end", "level"), [(1.1, "good"), (50.0, "watch")])
+def test_growing_gradient(end, level):
+    assert _verdict("gradient", _metrics(grad_norm=[1.0] * 18 + [end] * 2)) == level

@@ -2,12 +2,14 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from densessl.visualization import page
+from densessl.visualization.health import LEVELS
 
 
 def _luminance(colour: str) -> float:
@@ -57,3 +59,38 @@ def test_table_marks_the_best_and_escapes():
     assert '<td class="number best">2</td>' in html
     assert '<td class="number">1</td>' in html
     assert "c &amp; d" in html
+
+
+def test_lines_stand_out_from_the_page():
+    style = page.stylesheet()
+    assert "svg .axis{stroke:var(--muted)" in style
+    for scheme in (page.LIGHT, page.DARK):
+        for name in ("muted", "link", "good", "watch", "bad", *(f"series-{i + 1}" for i in range(6))):
+            assert min(_contrast(scheme[name], scheme[g]) for g in ("page", "card")) >= 3, name
+
+
+def test_every_colour_of_the_rules_is_one_of_the_palette():
+    style = page.stylesheet()
+    names = set(re.findall(r"var\(--([\w-]+)\)", style)) - {"columns"}
+    assert names <= page.LIGHT.keys()
+    assert not re.findall(r"#[0-9a-f]{3,6}", style.split("}}", 1)[1])  # a fixed colour knows one scheme only
+
+
+def test_verdicts_do_not_speak_by_colour_alone():
+    assert len(set(LEVELS.values())) == len(LEVELS)
+    assert all(LEVELS.values())
+
+
+def test_nothing_is_wider_than_a_phone():
+    style = page.stylesheet()
+    body, phone = style[style.index("body{") :], style[style.index("@media (max-width:40rem)") :]
+    assert "overflow-wrap:anywhere" in body[: body.index("}")]  # names of runs are long and have no spaces
+    assert ".scroll{overflow-x:auto" in style
+    assert "auto-fit,minmax(8.5rem,1fr)" in phone
+
+
+def test_a_table_names_its_columns_and_rows():
+    html = page.table(["run", "AP"], [["a", "1"]], caption="c")
+    assert html.count('scope="col"') == 2
+    assert html.count('scope="row"') == 1
+    assert 'tabindex="0"' in html  # scrolls with the arrow keys

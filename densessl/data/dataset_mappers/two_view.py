@@ -51,6 +51,8 @@ class TwoViewMapper:
         for name, (low, high) in {"crop_scale": crop_scale, "crop_ratio": crop_ratio}.items():
             if not 0 < low <= high:
                 raise ConfigError(f"{name} must be (least, greatest), both positive, got {(low, high)}")
+        if not 0 <= flip_prob <= 1:
+            raise ConfigError(f"flip_prob must be within [0, 1], got {flip_prob}")
         if photometric_on not in ("cpu", "device"):
             raise ConfigError(f"photometric_on must be 'cpu' or 'device', got {photometric_on!r}")
         self.output_size = (crop_size, crop_size)

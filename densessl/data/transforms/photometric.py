@@ -30,6 +30,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from densessl.errors import ConfigError
 from densessl.layers.photometric import (
     BLUR_RADIUS_PER_SIGMA,
     BRIGHTNESS,
@@ -74,9 +75,19 @@ class PhotometricAugmentation:
         blur_sigma: Sequence[float] = (0.1, 2.0),
     ) -> None:
         if not 0 <= hue <= 0.5:
-            raise ValueError(f"hue must be within [0, 0.5] turns, got {hue}")
+            raise ConfigError(f"photometric: hue must be within [0, 0.5] turns, got {hue}")
         if min(brightness, contrast, saturation) < 0:
-            raise ValueError(f"strengths must not be negative: {(brightness, contrast, saturation)}")
+            raise ConfigError(
+                f"photometric: strengths must not be negative, got {(brightness, contrast, saturation)}"
+            )
+        probabilities = {"jitter": jitter_prob, "grayscale": grayscale_prob, "blur": blur_prob}
+        for name, value in probabilities.items():
+            if not 0 <= value <= 1:
+                raise ConfigError(f"photometric: {name}_prob must be within [0, 1], got {value}")
+        if not 0 < blur_sigma[0] <= blur_sigma[1]:
+            raise ConfigError(
+                f"photometric: blur_sigma must be (least, greatest), both positive, got {tuple(blur_sigma)}"
+            )
         self.strength = (brightness, contrast, saturation)
         self.hue = hue
         self.jitter_prob = jitter_prob

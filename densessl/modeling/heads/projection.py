@@ -9,6 +9,8 @@ S = H * W positions, row-major.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densessl.errors import ConfigError
+
 INITS = ("openselfsup", "default")
 
 
@@ -42,6 +44,7 @@ class GlobalProjectionHead(nn.Module):
                 nn.Linear(hidden_channels, out_channels),
             ]
         self.mlp = nn.Sequential(*layers)
+        self.in_channels = in_channels
         self.out_channels = out_channels
         init_head(self, init)
 
@@ -79,7 +82,10 @@ class DenseProjectionHead(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden_channels, out_channels, 1),
         )
+        if num_grid is not None and num_grid < 1:
+            raise ConfigError(f"num_grid={num_grid}: the side of the grid is at least 1; null keeps the map.")
         self.num_grid = num_grid
+        self.in_channels = in_channels
         self.out_channels = out_channels
         init_head(self, init)
 
@@ -94,10 +100,10 @@ def init_head(head: nn.Module, init: str) -> None:
     """Applies a named initialisation to the linear layers of `head`.
 
     Raises:
-        ValueError: an unknown name.
+        ConfigError: an unknown name.
     """
     if init not in INITS:
-        raise ValueError(f"init={init!r}: use one of {', '.join(INITS)}")
+        raise ConfigError(f"projection head: init={init!r}; use one of {', '.join(INITS)}.")
     if init == "openselfsup":
         for layer in head.modules():
             if isinstance(layer, nn.Linear):

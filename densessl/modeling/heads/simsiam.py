@@ -6,12 +6,14 @@ code facebookresearch/simsiam, simsiam/builder.py:15-61. Letters: N images, C ba
 
 from torch import Tensor, nn
 
+from densessl.errors import ConfigError
+
 _BATCH_NORMS = {"BN": nn.BatchNorm1d, "SyncBN": nn.SyncBatchNorm}
 
 
 def _batch_norm(norm: str, channels: int, affine: bool = True) -> nn.Module:
     if norm not in _BATCH_NORMS:
-        raise ValueError(f"norm={norm!r}: use one of {', '.join(_BATCH_NORMS)}")
+        raise ConfigError(f"SimSiam's heads: norm={norm!r}; use one of {', '.join(_BATCH_NORMS)}.")
     return _BATCH_NORMS[norm](channels, affine=affine)
 
 
@@ -39,6 +41,7 @@ class SimSiamProjector(nn.Module):
             _batch_norm(norm, out_channels, affine=False),
         )
         self.mlp[6].bias.requires_grad_(False)
+        self.in_channels = in_channels
         self.out_channels = out_channels
 
     def forward(self, feature: Tensor) -> Tensor:

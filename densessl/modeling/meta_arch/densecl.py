@@ -78,6 +78,7 @@ class DenseCL(MoCo):
             raise ConfigError(
                 f"model.loss_weight={loss_weight}: the share of the dense loss lies between 0 and 1."
             )
+        self.check_head("dense_projection_head", dense_projection_head)
         self.dense_projection_head = dense_projection_head
         self.momentum_dense_projection_head = momentum_copy(dense_projection_head)
         self.loss_weight = loss_weight

@@ -51,8 +51,9 @@ class MoCo(TwoViewModel):
         shuffle_groups: parts in which a process encodes its batch, each with batch norm statistics of its
             own; keys are shuffled across them. One process with g groups computes what g processes would
             (batch norm's running statistics apart, which see all parts). 1: one part, as published.
-        dataset_size: number of training images if known; a queue longer than that holds several keys of
-            the query's own image as negatives, which is warned about.
+        dataset_size: number of training images of a recipe, if known; a queue longer than that holds several
+            keys of the query's own image as negatives, which is warned about. The trainer gives the number
+            of images it has found to `check_dataset`.
         pixel_mean, pixel_std: per channel, RGB in [0, 255].
     """
 
@@ -80,8 +81,11 @@ class MoCo(TwoViewModel):
             raise ConfigError(f"model.momentum={momentum}: the share of the average that stays is in [0, 1].")
         if not temperature > 0.0:
             raise ConfigError(f"model.temperature={temperature}: it divides the logits and must be positive.")
+        if queue_size < 1:
+            raise ConfigError(f"model.queue_size={queue_size}: there must be at least one negative.")
         if shuffle_groups < 1:
             raise ConfigError(f"model.shuffle_groups={shuffle_groups}: 1 encodes a batch as a whole.")
+        self.check_head("projection_head", projection_head)
         self.projection_head = projection_head
         self.momentum_backbone = momentum_copy(backbone)
         self.momentum_projection_head = momentum_copy(projection_head)
@@ -96,14 +100,19 @@ class MoCo(TwoViewModel):
         self.batch_shuffle = BatchShuffle(self.seed)
         self._shuffles: bool | None = None  # decided at the first forward, when norms are final
         self._pending: dict[str, list[Tensor]] = {name: [] for name in self.queue_names}
-        if dataset_size is not None and queue_size > dataset_size:
+        self.dataset_size: int | None = None
+        if dataset_size is not None:
+            self.check_dataset(dataset_size)
+
+    def check_dataset(self, num_images: int) -> None:
+        """Warns of a queue longer than the data set, once per number of images."""
+        if self.queue_size > num_images and num_images != self.dataset_size:
             logger.warning(
                 "model.queue_size=%d is larger than the data set (%d images): keys of a query's own image "
                 "will be among its negatives. Use a queue of at most %d.",
-                queue_size,
-                dataset_size,
-                dataset_size,
+                *(self.queue_size, num_images, num_images),
             )
+        self.dataset_size = num_images
 
     def validate_batch(self, total_batch_size: int, world_size: int) -> None:
         """Checks B against the queue; the trainer calls it before the first step.

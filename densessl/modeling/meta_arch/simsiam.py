@@ -43,6 +43,7 @@ class SimSiam(TwoViewModel):
         in_feature: str = "res5",
     ):
         super().__init__(backbone=backbone, in_feature=in_feature, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        self.check_head("projection_head", projection_head)
         self.projection_head = projection_head
         self.prediction_head = prediction_head
 

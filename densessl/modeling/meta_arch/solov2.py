@@ -52,8 +52,8 @@ class SOLOv2(nn.Module):
         category_weight, mask_weight: of the two losses.
         focal_alpha, focal_gamma: of the category loss.
         normalize_over_ranks: False divides by the positives of the own process, as the authors do.
-        score_threshold, mask_threshold, update_threshold, pre_nms_topk, max_detections_per_image,
-            nms_kernel, nms_sigma: of the inference, see `segment_image`.
+        score_threshold, mask_threshold, update_threshold: of the inference, see `segment_image`.
+        pre_nms_topk, max_detections_per_image, nms_kernel, nms_sigma: the same.
 
     Raises:
         ConfigError: a feature that the backbone does not have, levels that do not fit, another number of

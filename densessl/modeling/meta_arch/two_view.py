@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from densessl.errors import ConfigError
+from densessl.layers.batch_shuffle import uses_plain_batch_norm
 from densessl.layers.photometric import apply_photometric
 
 Batch = dict[str, Any] | list[dict[str, Any]]
@@ -55,6 +57,7 @@ class TwoViewModel(nn.Module):
             )
         self.backbone = backbone
         self.in_feature = in_feature
+        self.feature_channels = shapes[in_feature].channels
         self.feature_stride = shapes[in_feature].stride
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), persistent=False)
@@ -62,6 +65,15 @@ class TwoViewModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    def check_head(self, name: str, head: nn.Module) -> None:
+        """Raises ConfigError unless `head`, called `name` in the config, fits the map of `in_feature`."""
+        expected = getattr(head, "in_channels", self.feature_channels)
+        if expected != self.feature_channels:
+            raise ConfigError(
+                f"model.{name}.in_channels={expected}, but the backbone's {self.in_feature} has "
+                f"{self.feature_channels} channels: set it to {self.feature_channels}."
+            )
 
     def collect_views(self, batch: Batch) -> tuple[View, View]:
         """Brings both views to the device.
@@ -71,7 +83,7 @@ class TwoViewModel(nn.Module):
                 image with (3, H, W) views of equal size. "photometric" is optional: [(N, P), (N, P)].
 
         Raises:
-            ConfigError: there are not two views.
+            ConfigError: there are not two views, or one image where batch norm needs several.
         """
         stacked = {}
         for name in ("views", "photometric"):
@@ -88,6 +100,11 @@ class TwoViewModel(nn.Module):
                 f"{0 if views is None else len(views)}; use a two-view mapper in dataloader.train.mapper."
             )
         images = [self._to_device(view) for view in views]
+        if len(images[0]) == 1 and uses_plain_batch_norm(self, alone=comm.get_world_size() == 1):
+            raise ConfigError(
+                "A micro-batch of one process holds one image, which has no batch statistics: raise "
+                "dataloader.train.total_batch_size, lower train.accumulate, or choose another norm."
+            )
         if stacked["photometric"] is None:
             return View(images[0], None), View(images[1], None)
         parameters = [self._to_device(values) for values in stacked["photometric"]]
