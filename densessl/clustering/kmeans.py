@@ -40,8 +40,9 @@ def cluster_scores(features: Tensor, centroids: Tensor) -> Tensor:
         (B, K, h, w) float32.
     """
     centroids = centroids.float()
-    products = torch.einsum("bchw,kc->bkhw", features.float(), centroids)
-    return 2.0 * products - (1.0 + centroids.square().sum(1))[:, None, None]
+    scores = torch.matmul(2.0 * centroids, features.float().flatten(2))  # (B, K, h * w)
+    scores -= (1.0 + centroids.square().sum(1))[:, None]
+    return scores.unflatten(2, features.shape[2:])
 
 
 def assign_clusters(features: Tensor, centroids: Tensor) -> Tensor:
@@ -188,33 +189,31 @@ class MiniBatchKMeans:
             self._update()
 
     def _measure(self, features: Tensor) -> Tensor:
-        finite = features.isfinite().all(1)  # (B, h, w)
-        features = torch.where(finite[:, None], features, 0.0)
-        best, nearest = cluster_scores(features, self.centroids).max(1)
+        best, nearest = cluster_scores(features, self.centroids).flatten(2).max(1)  # (B, n)
         # a product with the one-hot assignment: the same sum each time, unlike index_add on a GPU
-        members = torch.zeros_like(best)[:, None].expand(-1, len(self.centroids), -1, -1).contiguous()
-        members.scatter_(1, nearest[:, None], finite[:, None].float())  # (B, K, h, w)
-        sums = torch.einsum("bkn,bcn->bkc", members.flatten(2), features.flatten(2)).double().sum(0)
-        counts = members.flatten(2).sum(2).double().sum(0)
-        scalars = self.counts.new_zeros(len(counts), 2)
-        scalars[0, 0] = -torch.where(finite, best, 0.0).double().sum()
-        scalars[0, 1] = (~finite).sum()
-        return torch.cat([sums, counts[:, None], scalars], dim=1)
+        members = features.new_zeros(len(features), len(self.centroids), best.shape[1])
+        members.scatter_(1, nearest[:, None], 1.0)  # (B, K, n)
+        sums = torch.matmul(members, features.flatten(2).transpose(1, 2)).double().sum(0)  # (K, C)
+        scalars = self.counts.new_zeros(len(sums), 2)
+        scalars[0, 0] = -best.double().sum()
+        scalars[0, 1] = (~best.isfinite()).sum()  # one channel that is not finite makes all scores so
+        return torch.cat([sums, members.sum(2).double().sum(0)[:, None], scalars], dim=1)
 
     def _update(self) -> None:
         statistics = self._statistics
         if comm.get_world_size() > 1:
             dist.all_reduce(statistics)
         sums, members = statistics[:, :-3], statistics[:, -3]
-        self.counts += members
-        eta = (members / (self.counts + EPSILON))[:, None]
+        # a group with cells that are not finite moves nothing; its loss is NaN, which `finish` reads
+        clean = statistics[0, -1] == 0
+        counts = self.counts + members
+        eta = (members / (counts + EPSILON))[:, None]
         means = sums / members.clamp_min(1.0)[:, None]
         # a cluster without members has eta 0: it stays
-        self.centroids = ((1.0 - eta) * self.centroids.double() + eta * means).float()
-        # NaN marks a group with cells that were not finite; read once, in `loss`
-        clean = statistics[0, -1] == 0
-        total = members.sum().clamp_min(1.0)
-        self._losses.append(torch.where(clean, statistics[0, -2] / total, torch.nan))
+        moved = ((1.0 - eta) * self.centroids.double() + eta * means).float()
+        self.centroids = torch.where(clean, moved, self.centroids)
+        self.counts = torch.where(clean, counts, self.counts)
+        self._losses.append(torch.where(clean, statistics[0, -2] / members.sum().clamp_min(1.0), torch.nan))
         self._clear()
 
     @property
