@@ -71,6 +71,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["densessl", "densessl.*"]), *config_packages()],
     package_dir={"densessl": "densessl", **config_packages()},
+    package_data={"densessl.data.datasets": ["meta/*.json"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -22,6 +22,14 @@ AdamW = L(torch.optim.AdamW)(
     fused=True,
 )
 
+Adam = L(torch.optim.Adam)(
+    params=L(get_param_groups)(base_lr="${..lr}", weight_decay="${..weight_decay}"),
+    lr=1e-4,
+    betas=(0.9, 0.999),
+    weight_decay=0.0,
+    fused=True,
+)
+
 # NVIDIA apex LARC(SGD, trust_coefficient, clip=False), as facebookresearch/simsiam main_lincls.py wraps it:
 # each tensor's gradient times trust_coeff |w| / (|g| + weight_decay |w| + eps), and 1 for a tensor that is
 # still zero

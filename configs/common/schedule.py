@@ -2,7 +2,11 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
+from fvcore.common.param_scheduler import (
+    ConstantParamScheduler,
+    CosineParamScheduler,
+    MultiStepParamScheduler,
+)
 
 from densessl.solver import EpochwiseParamScheduler
 
@@ -17,6 +21,11 @@ def cosine(epochs, images, batch, per_epoch=True):
     if per_epoch:
         multiplier = L(EpochwiseParamScheduler)(scheduler=multiplier, epochs=epochs)
     return multiplier, epochs * (images // batch)
+
+
+def constant(epochs, images, batch):
+    """The same rate throughout."""
+    return L(ConstantParamScheduler)(value=1.0), epochs * (images // batch)
 
 
 def step(epochs, milestones, images, batch, factor=0.1):

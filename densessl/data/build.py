@@ -140,7 +140,7 @@ class ResumableLoader:
     def __init__(
         self,
         dataset: TrainDataset,
-        sampler: StepBatchSampler,
+        sampler: StepBatchSampler | Sequence[list[tuple[int, int]]],
         *,
         collate_fn: Callable[[list], Any] | None = None,
         num_workers: int = 4,
@@ -150,7 +150,7 @@ class ResumableLoader:
         """
         Args:
             dataset: samples by (epoch, index).
-            sampler: of this rank.
+            sampler: of this rank; or its batches of (epoch, index), of which no more may be asked for.
             collate_fn: from a list of samples to a batch; None keeps the list (d2's form).
             num_workers: processes; 0 loads in the main process.
             timeout: seconds without a batch from the workers after which the run stops.
@@ -176,6 +176,11 @@ class ResumableLoader:
         )
         self._digest = names_digest(dataset.records)
         check_same_on_all_ranks(self._digest, len(dataset))
+
+    @property
+    def collate_fn(self) -> Callable[[list], Any] | None:
+        """From a list of samples to a batch; None keeps the list."""
+        return self._batches.collate_fn
 
     @property
     def num_images(self) -> int:

@@ -7,6 +7,7 @@ print `--help`) before torch is loaded.
 import importlib
 
 _HOME = {
+    "ClusterHook": "densessl.engine.cluster_hook",
     "EMAHook": "densessl.engine.hooks",
     "ParamScheduleHook": "densessl.engine.hooks",
     "Schedule": "densessl.engine.hooks",

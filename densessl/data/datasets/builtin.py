@@ -21,6 +21,8 @@ FOLDERS = {
     "coco_2017_val_images": "coco/val2017",  # 5 000
     "coco_2017_unlabeled": "coco/unlabeled2017",  # 123 403
     "cityscapes_train_images": "cityscapes/leftImg8bit/train",  # 2 975
+    "cityscapes_test_images": "cityscapes/leftImg8bit/test",  # 1 525
+    "cityscapes_train_extra_images": "cityscapes/leftImg8bit/train_extra",  # 19 998
 }
 # name -> (list of paths, folder they are relative to)
 LISTS = {"imagenet_100_train": ("imagenet/meta/imagenet_100_train.txt", "imagenet/train")}

@@ -1,6 +1,7 @@
-"""Trunks: detectron2's ResNet in torchvision's layout, and any convolutional or windowed trunk of timm."""
+"""Trunks: detectron2's ResNet in torchvision's layout, any trunk of timm; PiCIE's pyramid on a trunk."""
 
+from densessl.modeling.backbone.lateral_fpn import LateralFPN
 from densessl.modeling.backbone.resnet import build_resnet
 from densessl.modeling.backbone.timm_backbone import TimmBackbone
 
-__all__ = ["TimmBackbone", "build_resnet"]
+__all__ = ["LateralFPN", "TimmBackbone", "build_resnet"]

@@ -1,0 +1,1 @@
+"""Clustering of dense features, and the matching of clusters to classes."""
