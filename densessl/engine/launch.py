@@ -82,7 +82,22 @@ def run_main(main: Callable[[], None], said: Path | None = None, *, whole_job: b
             error, text, said, whole_job
         ):
             print(prefix + text, file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
+
+
+def _leave(status: int) -> None:
+    """Ends this process with an exit status; a rank of a distributed job at once.
+
+    Its process group stays open, since other ranks may be inside a collective, and the interpreter's own
+    ending may abort on the group's threads, which would replace the status by 134.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        sys.exit(status)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _is_news(error: DensesslError, text: str, said: Path | None, whole_job: bool) -> bool:

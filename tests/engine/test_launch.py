@@ -1,5 +1,6 @@
 """Arguments, error messages and exit statuses of the command-line tools."""
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from engine_toy import logged, wait_for
 
 from densessl.engine import launch
@@ -151,3 +153,26 @@ def test_interrupt_once_saves_and_twice_leaves_at_once(tmp_path, times):
     assert "Traceback" not in errors
     assert len(list(tmp_path.glob("model_*.pth"))) == (2 if times == 1 else 1)
     assert ("continue with --resume" in errors) == (times == 1)
+
+
+def _fail_in_a_group(folder: Path) -> None:
+    rendezvous = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
+
+    def fail() -> None:
+        raise DataError("broken on purpose")
+
+    try:
+        launch.run_main(fail)
+    finally:
+        (folder / "ended_slowly").touch()
+
+
+def test_a_rank_that_fails_ends_at_once(tmp_path):
+    """The interpreter's own ending may abort on the threads of an open process group: status 134 for 3."""
+    process = multiprocessing.get_context("fork").Process(target=_fail_in_a_group, args=(tmp_path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 3
+    assert (tmp_path / "rendezvous").exists()
+    assert not (tmp_path / "ended_slowly").exists()
