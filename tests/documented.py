@@ -36,7 +36,7 @@ DRY = {"tools/benchmark_transfer.py", "tools/compare_methods.py"}
 
 _COMMAND = re.compile(r"(?:python |torchrun .*?)?((?:tools|datasets)/\w+\.py)\b(.*)")
 _INLINE = re.compile(r"`((?:python )?(?:tools|datasets)/\w+\.py [^`]*)`")
-_PLACEHOLDER = re.compile(r"(?<![\w.-])(?:[A-Z]{3,}|[AB]\.pth)(?![\w.-])")
+_PLACEHOLDER = re.compile(r"(?<![\w.-])(?:[A-Z_]{3,}|[AB]\.pth)(?![\w.-])")
 
 Command = tuple[str, ...]  # script, argument, ...
 
