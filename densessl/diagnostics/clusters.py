@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from densessl.clustering.assignment import hungarian_match, merge_clusters
 from densessl.diagnostics.segmentation import confusion_matrix, mean_iou
 
 ITERATIONS, STARTS, SEED = 20, 3, 0
@@ -67,15 +67,13 @@ def match_clusters(confusion: Tensor) -> Tensor:
     """The one-to-one matching of clusters to classes with the largest common area.
 
     Args:
-        confusion: (K, P), class by cluster.
+        confusion: (K, P), class by cluster; P at most K, so that every cluster has a class.
 
     Returns:
         (K, K), the columns in the order of the classes; zero for a class without a cluster.
     """
-    classes, clusters = linear_sum_assignment(confusion.numpy(), maximize=True)
-    matched = torch.zeros(len(confusion), len(confusion), dtype=confusion.dtype)
-    matched[:, classes] = confusion[:, clusters]
-    return matched
+    areas = confusion.numpy()
+    return torch.from_numpy(merge_clusters(areas, hungarian_match(areas))[:, :-1])
 
 
 def cluster_miou(features: Tensor, shares: Tensor) -> float:
