@@ -29,6 +29,13 @@ def first_sentence(path: Path) -> str:
     return text.splitlines()[0].rstrip(".").replace("|", "\\|")
 
 
+def twin_of(path: Path) -> Path | None:
+    """The CPU-sized twin of a recipe; that of LVIS's has the data set before its name, which COCO has too."""
+    prefix = "lvis_" if path.parent.name.startswith("LVIS") else ""
+    twin = Path("configs") / TWINS / f"{prefix}{path.stem}_quick.py"
+    return twin if (ROOT / twin).exists() else None
+
+
 def table() -> str:
     """The tables as Markdown, one for each folder; those of projects/ first."""
     groups: dict[str, list[Path]] = {}
@@ -38,8 +45,8 @@ def table() -> str:
     for name in sorted(groups, key=lambda name: (not name.startswith("projects"), name)):
         lines += ["", f"## {name}", "", "| recipe | what | CPU-sized twin |", "|---|---|---|"]
         for path in groups[name]:
-            twin = Path("configs") / TWINS / f"{path.stem}_quick.py"
-            link = f"[twin](../{twin})" if (ROOT / twin).exists() else "-"
+            twin = twin_of(path)
+            link = f"[twin](../{twin})" if twin else "-"
             lines.append(f"| [{path.stem}](../{path}) | {first_sentence(path)} | {link} |")
     return "\n".join([*lines, ""])
 

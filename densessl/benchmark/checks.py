@@ -122,8 +122,8 @@ def check_leaks(
     for cell in cells:
         dataloader = configs[cell.name].dataloader
         if cell.metrics:
-            validation.setdefault(*_opened(dataloader.test.dataset))
-        training.setdefault(*_opened(dataloader.train.dataset))
+            _open_once(validation, dataloader.test.dataset)
+        _open_once(training, dataloader.train.dataset)
     facts = {}
     for name, pictures in training.items():
         for other, held_out in validation.items():
@@ -151,10 +151,12 @@ def _named(cell: Cell) -> Iterator[None]:
         raise type(error)(f"{cell.row} in {cell.task}: {error}") from error
 
 
-def _opened(node: DictConfig) -> tuple[str, object]:
-    """(description, records) of a data set node; the description is the key, so that each is opened once."""
+def _open_once(opened: dict[str, object], node: DictConfig) -> None:
+    """Adds the records of a data set node under a description of it, unless they are there."""
     options = {k: plain_config(v) for k, v in node.items() if k != "_target_" and v is not None}
     name = options.pop("source", None) or options.pop("names", None)
     label = ", ".join(name) if isinstance(name, list) else str(name)
     rest = ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
-    return f"{label} ({rest})" if rest else label, instantiate(node)
+    description = f"{label} ({rest})" if rest else label
+    if description not in opened:
+        opened[description] = instantiate(node)

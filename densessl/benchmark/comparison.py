@@ -45,9 +45,20 @@ def check_data(found: dict[str, dict], output: Path) -> None:
 
 
 def read_data(output: Path) -> dict[str, dict]:
-    """What `check_data` recorded; {} before the first run."""
+    """What `check_data` recorded; {} before the first run.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     path = output / DATA
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({error}); delete it if the pictures are still those of the earlier runs."
+        ) from error
 
 
 def notes(suite: Comparison, output: Path, all_trials: bool = False) -> list[str]:

@@ -95,6 +95,7 @@ def load_images(source: str, count: int, size: int, needs: Collection[str] = ())
         sized = zip(records, photographs, strict=True)
         maps = [_semantic_labels(record, image.shape[:2], size, num_classes) for record, image in sized]
         labels = np.stack(maps)
+        _require(source, SEMANTIC, (labels != IGNORE).any())
     if CLASS in needs:
         if "label" in records[0]:
             classes = np.array([record["label"] for record in records], np.int64)

@@ -19,6 +19,7 @@ from densessl.diagnostics.features import TrunkFeatures
 from densessl.diagnostics.images import (
     BOXES,
     CLASS,
+    IGNORE,
     NO_CLASS,
     SEMANTIC,
     ProbeImages,
@@ -94,6 +95,8 @@ class DiagnosticsSuite:
             _check_same_classes(dataset, self.probe, memory_dataset, self.memory)
         elif set(self.names) & set(WITH_MEMORY) and len(self.probe.images) < 2:
             raise DataError(f"diagnostics: {dataset!r} has one image; name another set as memory_dataset.")
+        elif set(self.names) & set(WITH_MEMORY):
+            _check_halves(dataset, self.probe)
         self._views = _cut_views(self.probe, image_size) if "correspondence" in self.names else None
         self._stereo = _read_stereo(stereo_dataset, stereo_size) if "stereo" in self.names else None
         for part in filter(None, (self.probe, self.memory)):
@@ -191,6 +194,17 @@ def _check_same_classes(dataset: str, probe: ProbeImages, memory_dataset: str, m
             f"diagnostics: {dataset!r} has {probe.num_classes} classes and memory_dataset {memory_dataset!r} "
             f"{memory.num_classes}; they must be parts of one data set."
         )
+
+
+def _check_halves(dataset: str, probe: ProbeImages) -> None:
+    """Without a memory every second image is learned from and the others are scored: both need labels."""
+    for half in (slice(None, None, 2), slice(1, None, 2)):
+        unlabelled = probe.labels is not None and (probe.labels[half] == IGNORE).all()
+        if unlabelled or (probe.classes is not None and (probe.classes[half] == NO_CLASS).all()):
+            raise DataError(
+                f"diagnostics: every second image of {dataset!r} is without labels, so that nothing can be "
+                "learned or scored; name another set as memory_dataset, or raise num_images."
+            )
 
 
 def _cut_views(probe: ProbeImages, size: int) -> tuple[tuple[Tensor, Tensor], list]:

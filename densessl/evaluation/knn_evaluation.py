@@ -32,9 +32,8 @@ class KNNEvaluator(DatasetEvaluator):
     Results are `{"knn": {"top1_k10", "top5_k10", ...}}` in percent, {} on other ranks than the main one.
 
     Two differences from the originals: among the top 5 only classes count that have a neighbour (there,
-        classes
-    without a vote fill up the five in an arbitrary order), and the last incomplete chunk of queries is not
-    cut off.
+    classes without a vote fill up the five in an arbitrary order), and the last incomplete chunk of queries
+    is not cut off.
 
     Args:
         k: numbers of neighbours.

@@ -30,7 +30,6 @@ COST_GRIDS = {
     "vissl": (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0),
 }
 FOLDS = 3
-DIFFICULT = ("drop", "negative")
 MAX_ITER = 2000
 
 

@@ -23,7 +23,6 @@ from densessl.evaluation.linear_svm import FOLDS, average_precision, cross_valid
 
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 SAMPLES = 5
-CHOICES = ("cross_validation", "test")
 COST_OF_ONE_SHOT = 1.0
 
 
@@ -118,15 +117,14 @@ def low_shot_ap(
         train_labels, test_labels: (N, K).
         costs: the grid.
         k: positives per class.
-        choose: one of `CHOICES`.
+        choose: "cross_validation" or "test", see above.
         samples: how many.
         seed: of the samples and of LIBLINEAR.
         jobs: processes over the classes.
 
     Returns:
-        "mean", "std" (over samples, n in the denominator, as the originals), "min", "max" in [0, 1]; "
-        ""samples",
-        the mean AP of each; "cost", with choose = "test" the one chosen, else None.
+        "mean", "std" (over samples, n in the denominator, as the originals), "min", "max" in [0, 1];
+        "samples", the mean AP of each; "cost", with choose = "test" the one chosen, else None.
     """
     means = []
     for sample in range(samples):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from densessl.data.datasets.voc_classification import VOCLabels
-from densessl.errors import DataError
+from densessl.errors import ConfigError, DataError
 from densessl.evaluation.linear_svm import COST_GRIDS, normalise_features, score_class, usable_classes
 from densessl.evaluation.low_shot_svm import SAMPLES, SHOTS, low_shot_ap, low_shot_labels
 from densessl.evaluation.stage_features import StageFeatures, require_facts, write_atomically
@@ -29,6 +29,9 @@ class SVMOptions:
         shots: values of k; empty leaves low shot out.
         samples: low-shot samples per k.
         seed: of LIBLINEAR and of the samples.
+
+    Raises:
+        ConfigError: a name that is not known.
     """
 
     costs: str = "openselfsup"
@@ -37,6 +40,15 @@ class SVMOptions:
     shots: tuple[int, ...] = SHOTS
     samples: int = SAMPLES
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("costs", tuple(COST_GRIDS)),
+            ("difficult", ("drop", "negative")),
+            ("low_shot_cost", ("cross_validation", "test")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"SVM benchmark: {name}={getattr(self, name)!r}; use {' or '.join(known)}.")
 
 
 def run_benchmark(

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NUM_CROP_PARAMS = 4
-
 
 def crop_boxes(params: Tensor, size: int) -> Tensor:
     """Boxes in whole pixels of a square map: side int(scale * size), edges round((size - side) * share).

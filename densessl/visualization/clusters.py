@@ -15,21 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densessl.clustering.spherical import cluster_cells
+from densessl.visualization.detections import CLASS_COLOURS
 from densessl.visualization.features import locations
 
 NUM_CLUSTERS = 8
-ITERATIONS, STARTS, SEED = 25, 3, 0
-# Okabe and Ito's colours and a grey (RGB), told apart by colour-blind eyes; further clusters start again.
-COLOURS = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 180, 233),
-    (213, 94, 0),
-    (240, 228, 66),
-    (150, 150, 150),
-)
+COLOURS = (*CLASS_COLOURS, (150, 150, 150))  # further clusters start again
 TINT = 0.6  # share of the colour; the rest is the photograph
 
 
@@ -45,21 +36,8 @@ def cluster_maps(feature_maps: Sequence[Tensor], num_clusters: int = NUM_CLUSTER
     Returns:
         N arrays (h, w) int64 in [0, K).
     """
-    import faiss  # at call: 0.3 s that other pictures do not need
-
-    rows = torch.cat([locations(m) for m in feature_maps]).contiguous().cpu().numpy()  # (S, C)
-    kmeans = faiss.Kmeans(
-        rows.shape[1],
-        min(num_clusters, len(rows)),
-        niter=ITERATIONS,
-        nredo=STARTS,
-        seed=SEED,
-        spherical=True,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(rows),
-    )
-    kmeans.train(rows)
-    found = kmeans.index.search(rows, 1)[1][:, 0]  # (S,)
+    rows = torch.cat([locations(m) for m in feature_maps])  # (S, C)
+    found = cluster_cells(rows, num_clusters).numpy()  # (S,)
     order = np.argsort(-np.bincount(found, minlength=num_clusters), kind="stable")
     found = np.argsort(order)[found]
     sizes = [m.shape[1] * m.shape[2] for m in feature_maps]

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
+
+from densessl.data.datasets.sample_writer import segmentation_to_mask
 
 # Okabe and Ito's colours (RGB), told apart by colour-blind eyes; classes beyond them start again.
 CLASS_COLOURS = (
@@ -45,16 +46,8 @@ class Instance:
     score: float | None = None
 
 
-def _decode_mask(segmentation, height: int, width: int) -> np.ndarray | None:
-    if not segmentation:
-        return None
-    if isinstance(segmentation, list):  # polygons
-        parts = mask_util.frPyObjects(segmentation, height, width)
-    elif isinstance(segmentation["counts"], list):  # uncompressed RLE
-        parts = [mask_util.frPyObjects(segmentation, height, width)]
-    else:
-        parts = [segmentation]
-    return mask_util.decode(mask_util.merge(parts)).astype(bool)
+def _decode_mask(segmentation: list | dict | None, height: int, width: int) -> np.ndarray | None:
+    return segmentation_to_mask(segmentation, height, width) if segmentation else None
 
 
 def ground_truth(record: dict) -> list[Instance]:

@@ -161,11 +161,13 @@ def pictures(tmp_path):
         DatasetCatalog.remove(name)
 
 
-def test_validation_pictures_are_looked_for_in_both_trainings(pictures, tmp_path):
+def test_validation_pictures_are_looked_for_in_both_trainings(pictures, tmp_path, monkeypatch):
     folder, names = pictures
+    opened = []
+    monkeypatch.setattr(checks, "instantiate", lambda node: opened.append(node) or instantiate(node))
 
     def check(train):
-        cells = [
+        cells = 2 * [
             Cell("a", PRETRAIN, 0, PRETRAINING, (f"dataloader.train.dataset.source={folder}",)),
             Cell(
                 *("a", "boxes", 0, DETECTOR),
@@ -176,6 +178,7 @@ def test_validation_pictures_are_looked_for_in_both_trainings(pictures, tmp_path
         return checks.check_leaks(cells, checks.load_configs(cells), lambda line: None)
 
     facts = check(names["train"])
+    assert len(opened) == 3  # each data set once, however many cells use it
     assert {name: fact["images"] for name, fact in facts.items()} == {
         f"train: {folder}": 2,
         f"train: {names['train']}": 2,
@@ -199,6 +202,9 @@ def test_a_comparison_does_not_go_on_with_other_pictures(tmp_path):
     assert json.loads((tmp_path / "data.json").read_text()).keys() == {"train: x", "train: y"}
     with pytest.raises(DataError, match="train: x.images: 3 -> 4"):
         comparison.check_data({"train: x": {"images": 4, "digest": "abc"}}, tmp_path)
+    (tmp_path / "data.json").write_text("{")
+    with pytest.raises(DataError, match="data.json is damaged"):
+        comparison.check_data(found, tmp_path)
 
 
 def test_notes_say_what_was_tuned_and_what_was_not(suite, tmp_path):

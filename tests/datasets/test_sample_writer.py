@@ -106,3 +106,12 @@ def test_failed_download_names_the_way_out(tmp_path):
 def test_verify_counts_files(tmp_path):
     build_atomically(tmp_path / "set", write_one)
     assert verify_checksums(tmp_path / "set") == 2  # a.txt, README.txt
+
+
+def test_all_forms_of_a_segmentation_give_one_mask():
+    mask = np.zeros((4, 5), bool)
+    mask[1:3, 2:4] = True
+    runs = {"size": [4, 5], "counts": [9, 2, 2, 2, 5]}  # column by column
+    polygons = [[2, 1, 4, 1, 4, 3, 2, 3]]
+    for segmentation in (runs, mask_to_rle(mask), polygons):
+        np.testing.assert_array_equal(segmentation_to_mask(segmentation, 4, 5), mask)

@@ -309,6 +309,24 @@ def test_label_map_of_too_many_classes_is_named(folder):
         load_images("diagnostics_few", 1, SIZE, {SEMANTIC})
 
 
+@pytest.mark.parametrize("diagnostic", ["linear", "knn"])
+def test_labels_that_say_nothing_are_named_before_training(diagnostic, folder):
+    values = {"none": 255, "some": 1}
+    for name, value in values.items():
+        Image.fromarray(np.full((SIZE, SIZE), value, np.uint8)).save(folder / f"{name}.png")
+    none, some = (
+        {"file_name": str(folder / f"{VAL}_000.png"), "sem_seg_file_name": str(folder / f"{name}.png")}
+        for name in values
+    )
+    _register("diagnostics_blank", [none, none], stuff_classes=["x", "y"])
+    _register("diagnostics_half", [some, none], stuff_classes=["x", "y"])
+    with pytest.raises(DataError, match="has no semantic labels"):
+        DiagnosticsSuite("diagnostics_blank", [diagnostic], image_size=SIZE)
+    with pytest.raises(DataError, match="every second image of 'diagnostics_half' is without labels"):
+        DiagnosticsSuite("diagnostics_half", [diagnostic], image_size=SIZE)
+    DiagnosticsSuite("diagnostics_half", [diagnostic], "diagnostics_half", image_size=SIZE)
+
+
 def test_problems_are_warned_about_while_training(folder, tmp_path):
     """A trunk whose weights are zero gives the same features everywhere."""
 

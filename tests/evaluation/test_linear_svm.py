@@ -285,3 +285,9 @@ def test_tool_from_images_to_table(voc, tmp_path, capsys):
     np.save(tmp_path / "out/features/res2/train/0000000.npy", np.zeros(3, object))
     with pytest.raises(DataError, match="0000000.npy is damaged.*allow_pickle=False"):
         tool.main([*options.split(), "--stages", "res2"])
+
+
+@pytest.mark.parametrize("name", ["costs", "difficult", "low_shot_cost"])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name}='typo'; use "):
+        SVMOptions(**{name: "typo"})

@@ -17,7 +17,6 @@ import numpy as np
 from densessl.errors import ConfigError, DataError
 
 IGNORE_LABEL = 255
-NUM_FINE = 182
 _INVALID = 254  # no class has this number
 
 

@@ -201,9 +201,11 @@ def semantic_map(annotations: Sequence[dict], height: int, width: int) -> np.nda
 
 
 def segmentation_to_mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    """(height, width) bool mask of COCO polygons or of a compressed RLE."""
+    """(height, width) bool mask of COCO polygons or of an RLE, compressed or not."""
     if isinstance(segmentation, list):
         segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = mask_util.frPyObjects(segmentation, height, width)
     return mask_util.decode(segmentation).astype(bool)
 
 
