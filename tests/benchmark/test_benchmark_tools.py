@@ -48,10 +48,19 @@ def finish(process, status=0):
 
 @pytest.mark.slow
 def test_comparison_then_transfer(environment, tmp_path):
-    compare = ["tools/compare_methods.py", "--suite", "mini-rcnn", "--tiny", "--methods", "scratch,densecl"]
-    compare += ["--seeds", "1", "--device", "cpu", "--output", str(tmp_path / "mini")]
+    compare = [
+        "tools/compare_methods.py",
+        "--suite",
+        "mini-rcnn",
+        "--tiny",
+        "--seeds",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    compare += ["--output", str(tmp_path / "mini")]
     cells = tmp_path / "mini/cells"
-    process = start(environment, *compare)
+    process = start(environment, *compare, "--methods", "scratch,densecl")
     log = cells / "densecl/seed0/pretrain/process.log"
     while process.poll() is None and not log.exists():
         time.sleep(0.1)
@@ -62,14 +71,12 @@ def test_comparison_then_transfer(environment, tmp_path):
     assert "Stopped by SIGTERM at densecl/seed0/pretrain. The same command resumes there." in output
     assert "- densecl/seed0/pretrain: interrupted" in (tmp_path / "mini/results.md").read_text()
 
-    output = finish(start(environment, *compare))
-    assert "[1/3] scratch/seed0/mask_rcnn: finished before" in output
+    output = finish(start(environment, *compare))  # all methods of the suite
+    assert "[1/7] scratch/seed0/mask_rcnn: finished before" in output
     results = json.loads((tmp_path / "mini/results.json").read_text())
     assert results["missing"] == []
-    assert {row: table["bbox/AP"]["n"] for row, table in results["tables"]["mask_rcnn"].items()} == {
-        "scratch": 1,
-        "densecl": 1,
-    }
+    counts = {row: table["bbox/AP"]["n"] for row, table in results["tables"]["mask_rcnn"].items()}
+    assert counts == dict.fromkeys(("scratch", "simsiam", "moco_v2", "densecl"), 1)
     assert (tmp_path / "mini/mask_rcnn.png").is_file()
     pretrained = cells / "densecl/seed0/pretrain/model_final.pth"
     log = (cells / "densecl/seed0/mask_rcnn/process.log").read_text()
