@@ -398,8 +398,10 @@ def test_other_stems_and_attention_are_refused_by_name(tmp_path, name, expected)
     state = timm_state(name)
     if "conv1.weight" not in state:  # not to be recognised at all; asked for by --from it has no such tensor
         source = write(tmp_path / "source.pth", state)
-        with pytest.raises(CheckpointError, match=r"no timm file .* it has no conv1\.weight"):
+        with pytest.raises(CheckpointError, match=rf"no timm file .* it has no conv1\.weight.*{expected}"):
             convert(source, tmp_path / "o.pth", "--to", "detectron2", "--from", "timm")
+        with pytest.raises(CheckpointError, match=rf"no layout known here: .*{expected}"):
+            convert(source, tmp_path / "o.pth", "--to", "detectron2")
     state.setdefault("conv1.weight", torch.zeros(64, 3, 7, 7))
     source = write(tmp_path / "source.pth", state)
     with pytest.raises(CheckpointError, match=f"computes another function than a plain trunk: .*{expected}"):
