@@ -463,6 +463,20 @@ def test_extra_norm_of_a_c4_detector(tmp_path, files):
         convert(source, tmp_path / "o.pth", "--to", "torchvision")
 
 
+def test_another_kind_of_network_as_target(tmp_path, files):
+    source = write(tmp_path / "source.pth", files["torchvision"])
+    with pytest.raises(CheckpointError, match=r"is ResNet.*vitdet file .* has a backbone\.net\.patch_embed"):
+        convert(source, tmp_path / "o.pkl", "--to", "vitdet")
+    transformer = {"model": {"backbone.net.patch_embed.proj.weight": torch.zeros(8, 3, 16, 16)}}
+    source = write(tmp_path / "vit.pth", transformer)
+    for layout in ("detectron2", "detectron2-fpn", "densessl"):
+        with pytest.raises(
+            CheckpointError, match=r"is no ResNet; .* has a (backbone\.)?\S*stem\.conv1\.weight"
+        ):
+            convert(source, tmp_path / "o.pth", "--to", layout)
+    assert sorted(os.listdir(tmp_path)) == ["source.pth", "vit.pth"]
+
+
 def test_folded_norms_go_to_detectron2_only(tmp_path, files):
     source = write(tmp_path / "source.pkl", files["caffe2"])
     with pytest.raises(CheckpointError, match="no running statistics .* Convert to a detectron2 layout"):
