@@ -70,6 +70,20 @@ class Weights:
         """The ResNet that the trunk is, None for another kind."""
         return describe(self.trunk_tensors())
 
+    def require_finite(self, path: str) -> None:
+        """Refuses a trunk with NaN or infinite values: its pretraining diverged, or the file is damaged."""
+        broken = [
+            name
+            for name in self.trunk.values()
+            if self.tensors[name].is_floating_point() and not self.tensors[name].isfinite().all()
+        ]
+        if broken:
+            raise CheckpointError(
+                f"{path} ({self.title}): {len(broken)} tensors of the trunk hold NaN or infinite values: "
+                f"{shorten(broken)}. The training that wrote it diverged, or the file is damaged; use an "
+                "earlier or another checkpoint."
+            )
+
     def norm(self) -> str | None:
         """ "BN", "GN" or "affine" (BN folded into scale and shift); None for a trunk that is no ResNet."""
         resnet = self.resnet()

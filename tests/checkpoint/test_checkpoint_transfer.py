@@ -324,9 +324,13 @@ def test_table_counts_by_group(tmp_path, source, caplog):
 @pytest.mark.parametrize(
     ("saved", "built", "expected"),
     [
-        (18, 34, r"tensors of the model find no value: backbone\.bottom_up\.res2\.2"),
+        (
+            18,
+            34,
+            r"trunk is ResNet-18, the model's ResNet-34\. .*find no value: backbone\.bottom_up\.res2\.2",
+        ),
         (34, 18, r"trunk tensors of the file have no place in the model: backbone\.res2\.2"),
-        (18, 50, r"tensors have another shape"),
+        (18, 50, r"trunk is ResNet-18, the model's ResNet-50\. .*tensors have another shape"),
     ],
 )
 def test_other_depths_are_refused_and_change_nothing(tmp_path, saved, built, expected):

@@ -17,6 +17,7 @@ from densessl.checkpoint import writing
 from densessl.checkpoint.layouts import BY_NAME, LAYOUTS
 from densessl.checkpoint.reading import read_weights
 from densessl.checkpoint.recognise import recognise
+from densessl.checkpoint.transfer import load_initial_weights
 from densessl.checkpoint.verification import build_trunk, load_photograph
 from densessl.engine.launch import run_main
 from densessl.errors import CheckpointError, ConfigError
@@ -461,6 +462,19 @@ def test_extra_norm_of_a_c4_detector(tmp_path, files):
     source = write(tmp_path / "source.pth", content)
     with pytest.raises(CheckpointError, match=r"extra norm behind res5 \(roi_heads\.res5\.norm\.weight\)"):
         convert(source, tmp_path / "o.pth", "--to", "torchvision")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_values_that_are_not_finite(tmp_path, files, value):
+    state = {name: tensor.clone() for name, tensor in files["torchvision"].items()}
+    state["layer2.0.conv1.weight"][0, 0] = value
+    source = write(tmp_path / "source.pth", state)
+    expected = r"1 tensors of the trunk hold NaN or infinite values: layer2\.0\.conv1\.weight\. .*diverged"
+    with pytest.raises(CheckpointError, match=expected):
+        convert(source, tmp_path / "o.pkl", "--to", "detectron2")
+    with pytest.raises(CheckpointError, match=expected):
+        load_initial_weights(build_trunk(recognise(files["torchvision"], "file")), str(source))
+    assert os.listdir(tmp_path) == ["source.pth"]
 
 
 def test_another_kind_of_network_as_target(tmp_path, files):
