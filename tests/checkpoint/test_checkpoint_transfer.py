@@ -18,6 +18,7 @@ from detectron2.modeling import FPN
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from torch import nn
 
+from densessl.checkpoint.convert import plan_conversion
 from densessl.checkpoint.layouts import BY_NAME
 from densessl.checkpoint.names import rename
 from densessl.checkpoint.recognise import Weights, recognise
@@ -478,6 +479,25 @@ def test_pickle_of_the_published_converter(tmp_path, source):
     assert trunk_equal(target.backbone.bottom_up.state_dict(), source.backbone.state_dict())
     with pytest.raises(CheckpointError, match="input_format: RGB in the file, BGR in the model"):
         load_initial_weights(FPNDetector(input_format="BGR"), str(tmp_path / "r18.pkl"))
+
+
+@pytest.mark.parametrize("head", [("fc",), ("fc.0", "fc.2")], ids=["torchvision", "MOCO"])
+def test_heads_that_the_published_converters_call_stem_fc(tmp_path, source, caplog, head):
+    """densecl.md, section 5: names without "layer" get "stem.", heads included; detectron2 ignores them."""
+    model = {key: value.numpy() for key, value in source.backbone.state_dict().items()}
+    for name in head:
+        model |= {f"stem.{name}.weight": np.zeros((2, 4), "f"), f"stem.{name}.bias": np.zeros(2, "f")}
+    content = {"model": model, "__author__": "MOCO", "matching_heuristics": True}
+    (tmp_path / "r18.pkl").write_bytes(pickle.dumps(content))
+    target = FPNDetector()
+    with caplog.at_level("INFO"):
+        report = load_initial_weights(target, str(tmp_path / "r18.pkl"))
+    assert trunk_equal(target.backbone.bottom_up.state_dict(), source.backbone.state_dict())
+    assert len(report.unexpected) == 2 * len(head)
+    assert "(file) classifier or projection head" in caplog.text
+    weights = recognise(content, "file")
+    assert [len(names) for names in weights.dropped.values()] == [2 * len(head)]
+    assert len(plan_conversion(weights, BY_NAME["torchvision"], "file").values) == 120
 
 
 def test_caffe2_pickle_is_refused(tmp_path):
