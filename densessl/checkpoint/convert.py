@@ -64,6 +64,7 @@ def plan_conversion(source: Weights, target: Layout, path: str) -> Conversion:
     """
     metadata = describe_use(source, target, path)
     if source.layout.name == target.name:
+        _require_whole(source, path)
         names = {name: name for name in source.tensors}
         return Conversion(source, target, dict(source.tensors), names, metadata=metadata)
     _require_explained(source, path)

@@ -444,6 +444,14 @@ def test_trunks_that_are_not_whole_or_plain(tmp_path, trunk, change, expected):
     assert os.listdir(tmp_path) == ["source.pth"]
 
 
+def test_a_copy_in_the_same_layout_must_be_whole_too(tmp_path, trunk):
+    source = write(tmp_path / "source.pth", {n: t for n, t in trunk.items() if n != "layer3.0.bn2.weight"})
+    with pytest.raises(
+        CheckpointError, match=r"no whole .*: 1 tensors missing: res4\.0\.conv2\.norm\.weight"
+    ):
+        convert(source, tmp_path / "o.safetensors", "--to", "torchvision")
+
+
 def test_two_copies_that_differ(tmp_path, files, trunk):
     state = dict(files["densecl-train"]["state_dict"])
     state["encoder_q.0.layer1.0.bn1.bias"] = torch.zeros(4)
