@@ -18,6 +18,7 @@ benchmarks/detection/train_net.py) was never released, nor was its config (Dense
 import argparse
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 from densessl.data.datasets.annotation_faults import check_form
@@ -34,6 +35,7 @@ def build(source: Path, percents: list[float], seed: int) -> str:
     check_form(document, str(source))
     if "annotations" not in document:
         raise DataError(f"{source}: has no annotations; name a COCO file that has with --json.")
+    require_ids(document, source)
     lines = []
     for percent in percents:
         subset = subset_document(document, percent, seed, source.name)
@@ -41,6 +43,19 @@ def build(source: Path, percents: list[float], seed: int) -> str:
         write_atomically(path, json.dumps(subset))
         lines.append(f"{path}: {len(subset['images'])} images, {len(subset['annotations'])} annotations")
     return "\n".join(lines)
+
+
+def require_ids(document: dict, source: Path) -> None:
+    """Raises DataError unless every image has an id of its own and every annotation says its image."""
+    ids = Counter(image.get("id") for image in document["images"])
+    twice = [name for name, count in ids.items() if count > 1 and name is not None]
+    homeless = sum("image_id" not in annotation for annotation in document["annotations"])
+    if None in ids or twice or homeless:
+        raise DataError(
+            f"{source}: {ids[None]} images without an id, {len(twice)} image ids that occur twice"
+            f"{f' (the first is {twice[0]!r})' if twice else ''}, {homeless} annotations without image_id; "
+            "correct the file."
+        )
 
 
 def write_atomically(path: Path, text: str) -> None:

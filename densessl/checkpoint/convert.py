@@ -64,6 +64,7 @@ def plan_conversion(source: Weights, target: Layout, path: str) -> Conversion:
     """
     metadata = describe_use(source, target, path)
     if source.layout.name == target.name:
+        _require_whole(source, path)
         names = {name: name for name in source.tensors}
         return Conversion(source, target, dict(source.tensors), names, metadata=metadata)
     _require_explained(source, path)
@@ -71,6 +72,7 @@ def plan_conversion(source: Weights, target: Layout, path: str) -> Conversion:
     _require_expressible(source, target, path)
     _require_equal_copies(source, path)
     origin, left = _place_trunk(source, target, path)
+    _require_same_kind(origin, target, source, path)
     values = {name: source.tensors[theirs] for name, theirs in origin.items()}
     return Conversion(source, target, values, origin, {**source.dropped, **left}, metadata)
 
@@ -195,6 +197,17 @@ def _place_trunk(source: Weights, target: Layout, path: str) -> tuple[dict[str, 
     if not origin:
         raise CheckpointError(f"{path} ({source.title}) holds no trunk that could be written.")
     return origin, left
+
+
+def _require_same_kind(origin: Mapping[str, str], target: Layout, source: Weights, path: str) -> None:
+    """Refuses to write one kind of network under the names of another, e.g. a ResNet as a ViTDet."""
+    first = target.wrapper + target.marks[0]
+    if first not in origin:
+        kind = source.resnet() or "no ResNet"
+        raise CheckpointError(
+            f"{path} ({source.title}) is {kind}; a {target.name} file ({target.title}) has a {first}, which "
+            "it has not. Nothing was written; choose another --to."
+        )
 
 
 # ------------------------------------------------------------------ the report

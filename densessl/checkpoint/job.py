@@ -44,6 +44,7 @@ def convert_file(
     if model and weights.layout.library == "timm":
         weights = _with_timm_statistics(weights, model)
     conversion = plan_conversion(weights, BY_NAME[to], source)
+    weights.require_finite(source)
     say(report(conversion))
     # beside the target, so that the last step is a rename
     with _folder_beside(target) as folder:

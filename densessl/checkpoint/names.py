@@ -7,7 +7,7 @@ means detectron2's names of the trunk: `stem.conv1.weight`, `res2.0.conv1.norm.b
 
 A field stands for the same value on both sides. Plain fields are whole numbers, and may be printed with an
 offset (`{stage+1}`: torchvision's layer1 is detectron2's res2). `{leaf}` is the last part of a name,
-`{trunk}` any name but that of a classifier or a feature pyramid.
+`{trunk}` any name but that of a classifier, a projection head (`stem.fc`) or a feature pyramid.
 """
 
 import re
@@ -18,7 +18,7 @@ Table = Sequence[tuple[str, str]]
 
 LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
-_KINDS = {"leaf": "|".join(LEAVES), "trunk": r"(?!linear\.|fpn_).+"}
+_KINDS = {"leaf": "|".join(LEAVES), "trunk": r"(?!linear\.|fpn_|stem\.fc\.).+"}
 
 
 @cache

@@ -3,13 +3,14 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from densessl.checkpoint.architecture import Architecture, describe
+from densessl.checkpoint.compare import shorten
 from densessl.checkpoint.layouts import BY_NAME, LAYOUTS, Layout
 from densessl.checkpoint.names import rename
 from densessl.checkpoint.state import FORMAT
@@ -69,6 +70,20 @@ class Weights:
         """The ResNet that the trunk is, None for another kind."""
         return describe(self.trunk_tensors())
 
+    def require_finite(self, path: str) -> None:
+        """Refuses a trunk with NaN or infinite values: its pretraining diverged, or the file is damaged."""
+        broken = [
+            name
+            for name in self.trunk.values()
+            if self.tensors[name].is_floating_point() and not self.tensors[name].isfinite().all()
+        ]
+        if broken:
+            raise CheckpointError(
+                f"{path} ({self.title}): {len(broken)} tensors of the trunk hold NaN or infinite values: "
+                f"{shorten(broken)}. The training that wrote it diverged, or the file is damaged; use an "
+                "earlier or another checkpoint."
+            )
+
     def norm(self) -> str | None:
         """ "BN", "GN" or "affine" (BN folded into scale and shift); None for a trunk that is no ResNet."""
         resnet = self.resnet()
@@ -104,8 +119,8 @@ def recognise(content: Mapping[str, Any], path: str, layout: str | None = None) 
     if found is None:
         raise CheckpointError(
             f"{path}: the names of its {len(tensors)} tensors ({', '.join(list(tensors)[:3])}, ...) belong "
-            f"to no layout known here: {', '.join(entry.name for entry in LAYOUTS)}. Rename them to one of "
-            "these."
+            f"to no layout known here: {', '.join(entry.name for entry in LAYOUTS)}."
+            f"{_other_function(plain) or ' Rename them to one of these.'}"
         )
     ours = meta is not None and meta.get("format") == FORMAT
     architecture = meta.get("architecture") if ours else None
@@ -195,7 +210,8 @@ def _require_marks(layout: Layout, names: Mapping[str, str], path: str) -> None:
     if missing:
         raise CheckpointError(
             f"{path} is no {layout.title} file (--from {layout.name}): it has no {missing[0]}; its "
-            f"{len(names)} tensors are {', '.join(list(names)[:3])}, ... Without --from it is recognised."
+            f"{len(names)} tensors are {', '.join(list(names)[:3])}, ..."
+            f"{_other_function(names) or ' Leave --from out to have the layout found.'}"
         )
 
 
@@ -231,6 +247,19 @@ def _sort_names(layout: Layout, plain: Mapping[str, str], architecture: str | No
         else:
             unexplained.append(original)
     return {"trunk": trunk, "dropped": dropped, "unexplained": unexplained, "changing": changing}
+
+
+def _other_function(names: Iterable[str]) -> str:
+    """Sentences about the tensors by which a file is another network than a plain trunk; "" without any."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        what = changes_function(name)
+        if what is not None:
+            groups.setdefault(what, []).append(name)
+    if not groups:
+        return ""
+    parts = "; ".join(f"{what} ({shorten(found, 3)})" for what, found in groups.items())
+    return f" It computes another function than a plain trunk: {parts}. Use the library that it comes from."
 
 
 def changes_function(name: str) -> str | None:

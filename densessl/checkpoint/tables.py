@@ -142,6 +142,13 @@ DETECTRON2 = (
     *OURS,
     Drop("classifier", r"(backbone\.(bottom_up\.)?)?linear\..+", "after the trunk"),
 )
+# detectron2 tools/convert-torchvision-to-d2.py and MoCo detection/convert-pretrain-to-detectron2.py put
+# "stem." before every name without "layer", that of the head included; detectron2 does not read it
+STEM_FC = Drop(
+    "classifier or projection head",
+    r"stem\.fc\..+",
+    "behind the trunk; the published converters call it stem.fc",
+)
 CAFFE2 = (
     Drop("classifier", r"(fc1000|pred)_[wb]", "the trunk ends before it"),
     Drop(

@@ -15,8 +15,8 @@ here a trunk is found whole, or the start is refused.
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d
@@ -24,7 +24,7 @@ from detectron2.modeling import FPN, ResNet, SimpleFeaturePyramid
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densessl.checkpoint.architecture import COUNTER
+from densessl.checkpoint.architecture import COUNTER, describe
 from densessl.checkpoint.compare import shorten
 from densessl.checkpoint.conventions import require_same_conventions
 from densessl.checkpoint.locate import resolve_weights_path
@@ -56,6 +56,7 @@ class TransferReport:
         folded: running statistics that stay 0 and 1, since BN is folded into scale and shift in the file.
         labels: {name in the file: why it is no part of the trunk}, of files that are not this project's.
         refused: what the file holds beyond its trunk and its known other parts.
+        depths: "ResNet-34, the model's ResNet-18" where the trunks are different ResNets, else "".
     """
 
     path: str
@@ -71,6 +72,7 @@ class TransferReport:
     folded: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    depths: str = ""
 
     def table(self) -> str:
         """One row per group of the model and, below, of the file's tensors that were not used."""
@@ -126,12 +128,14 @@ def load_initial_weights(
 
     Raises:
         CheckpointError: the file cannot be read safely; its colour order, pixel statistics, stride placement
-            or norm are not the model's; a tensor of the trunk finds no value of its shape; or the file holds
+            or norm are not the model's; its trunk holds NaN or infinite values; a tensor of the trunk finds
+            no value of its shape; or the file holds
             tensors without which its trunk computes something else.
     """
     model = model.module if isinstance(model, DistributedDataParallel) else model
     path = resolve_weights_path(path)
     weights = recognise(read_weights(path, mmap=True), path)
+    weights.require_finite(path)
     require_same_conventions(weights, model, target_trunks(model), path)
     values, report = plan_transfer(model, weights, path)
     logging.getLogger(__name__).info("%s", report.table())
@@ -179,7 +183,7 @@ def plan_transfer(
     trunks = target_trunks(model)
     trunk_names = {name: generic for trunk in trunks for name, generic in trunk.items()}
     exact = _loads_by_name(model, target, trunk_names, weights)
-    report = TransferReport(path, weights.title, exact)
+    report = TransferReport(path, weights.title, exact, depths=_different_depths(weights, target, trunks))
     if not exact and not trunks:
         raise CheckpointError(
             f"{path} ({weights.title}) does not hold the tensors of {type(model).__name__}, and that model "
@@ -209,6 +213,18 @@ def plan_transfer(
     if not exact:
         _name_the_rest(report, weights)
     return values, report
+
+
+def _different_depths(
+    weights: Weights, target: Mapping[str, torch.Tensor], trunks: Sequence[Mapping[str, str]]
+) -> str:
+    theirs = weights.resnet()
+    ours = describe({generic: target[name] for name, generic in trunks[0].items()}) if trunks else None
+    if theirs is None or ours is None:
+        return ""
+    common = min(len(theirs.blocks), len(ours.blocks))  # a model may end with an earlier stage
+    a, b = (replace(r, blocks=r.blocks[:common], statistics=True) for r in (theirs, ours))
+    return "" if a == b else f"{theirs}, the model's {ours}"
 
 
 def _folded_statistics(model: nn.Module, weights: Weights) -> set[str]:
@@ -290,6 +306,7 @@ def _require_complete(report: TransferReport, allow_partial: bool, require_all: 
         total = len(report.loaded) + len(report.missing) + len(report.wrong_shape)
         raise CheckpointError(
             f"{report.path} ({report.layout}) does not fit the model: {len(report.loaded)} of {total} "
-            f"tensors would load. {'; '.join(problems)}. Use a checkpoint of the same depth and kind, or set "
+            f"tensors would load. {f'Its trunk is {report.depths}. ' if report.depths else ''}"
+            f"{'; '.join(problems)}. Use a checkpoint of the same depth and kind, or set "
             "train.allow_partial=true to start with what fits."
         )

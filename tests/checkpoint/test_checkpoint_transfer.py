@@ -18,6 +18,7 @@ from detectron2.modeling import FPN
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from torch import nn
 
+from densessl.checkpoint.convert import plan_conversion
 from densessl.checkpoint.layouts import BY_NAME
 from densessl.checkpoint.names import rename
 from densessl.checkpoint.recognise import Weights, recognise
@@ -324,9 +325,13 @@ def test_table_counts_by_group(tmp_path, source, caplog):
 @pytest.mark.parametrize(
     ("saved", "built", "expected"),
     [
-        (18, 34, r"tensors of the model find no value: backbone\.bottom_up\.res2\.2"),
+        (
+            18,
+            34,
+            r"trunk is ResNet-18, the model's ResNet-34\. .*find no value: backbone\.bottom_up\.res2\.2",
+        ),
         (34, 18, r"trunk tensors of the file have no place in the model: backbone\.res2\.2"),
-        (18, 50, r"tensors have another shape"),
+        (18, 50, r"trunk is ResNet-18, the model's ResNet-50\. .*tensors have another shape"),
     ],
 )
 def test_other_depths_are_refused_and_change_nothing(tmp_path, saved, built, expected):
@@ -474,6 +479,25 @@ def test_pickle_of_the_published_converter(tmp_path, source):
     assert trunk_equal(target.backbone.bottom_up.state_dict(), source.backbone.state_dict())
     with pytest.raises(CheckpointError, match="input_format: RGB in the file, BGR in the model"):
         load_initial_weights(FPNDetector(input_format="BGR"), str(tmp_path / "r18.pkl"))
+
+
+@pytest.mark.parametrize("head", [("fc",), ("fc.0", "fc.2")], ids=["torchvision", "MOCO"])
+def test_heads_that_the_published_converters_call_stem_fc(tmp_path, source, caplog, head):
+    """densecl.md, section 5: names without "layer" get "stem.", heads included; detectron2 ignores them."""
+    model = {key: value.numpy() for key, value in source.backbone.state_dict().items()}
+    for name in head:
+        model |= {f"stem.{name}.weight": np.zeros((2, 4), "f"), f"stem.{name}.bias": np.zeros(2, "f")}
+    content = {"model": model, "__author__": "MOCO", "matching_heuristics": True}
+    (tmp_path / "r18.pkl").write_bytes(pickle.dumps(content))
+    target = FPNDetector()
+    with caplog.at_level("INFO"):
+        report = load_initial_weights(target, str(tmp_path / "r18.pkl"))
+    assert trunk_equal(target.backbone.bottom_up.state_dict(), source.backbone.state_dict())
+    assert len(report.unexpected) == 2 * len(head)
+    assert "(file) classifier or projection head" in caplog.text
+    weights = recognise(content, "file")
+    assert [len(names) for names in weights.dropped.values()] == [2 * len(head)]
+    assert len(plan_conversion(weights, BY_NAME["torchvision"], "file").values) == 120
 
 
 def test_caffe2_pickle_is_refused(tmp_path):

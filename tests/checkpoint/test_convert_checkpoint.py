@@ -17,6 +17,7 @@ from densessl.checkpoint import writing
 from densessl.checkpoint.layouts import BY_NAME, LAYOUTS
 from densessl.checkpoint.reading import read_weights
 from densessl.checkpoint.recognise import recognise
+from densessl.checkpoint.transfer import load_initial_weights
 from densessl.checkpoint.verification import build_trunk, load_photograph
 from densessl.engine.launch import run_main
 from densessl.errors import CheckpointError, ConfigError
@@ -398,8 +399,10 @@ def test_other_stems_and_attention_are_refused_by_name(tmp_path, name, expected)
     state = timm_state(name)
     if "conv1.weight" not in state:  # not to be recognised at all; asked for by --from it has no such tensor
         source = write(tmp_path / "source.pth", state)
-        with pytest.raises(CheckpointError, match=r"no timm file .* it has no conv1\.weight"):
+        with pytest.raises(CheckpointError, match=rf"no timm file .* it has no conv1\.weight.*{expected}"):
             convert(source, tmp_path / "o.pth", "--to", "detectron2", "--from", "timm")
+        with pytest.raises(CheckpointError, match=rf"no layout known here: .*{expected}"):
+            convert(source, tmp_path / "o.pth", "--to", "detectron2")
     state.setdefault("conv1.weight", torch.zeros(64, 3, 7, 7))
     source = write(tmp_path / "source.pth", state)
     with pytest.raises(CheckpointError, match=f"computes another function than a plain trunk: .*{expected}"):
@@ -441,6 +444,14 @@ def test_trunks_that_are_not_whole_or_plain(tmp_path, trunk, change, expected):
     assert os.listdir(tmp_path) == ["source.pth"]
 
 
+def test_a_copy_in_the_same_layout_must_be_whole_too(tmp_path, trunk):
+    source = write(tmp_path / "source.pth", {n: t for n, t in trunk.items() if n != "layer3.0.bn2.weight"})
+    with pytest.raises(
+        CheckpointError, match=r"no whole .*: 1 tensors missing: res4\.0\.conv2\.norm\.weight"
+    ):
+        convert(source, tmp_path / "o.safetensors", "--to", "torchvision")
+
+
 def test_two_copies_that_differ(tmp_path, files, trunk):
     state = dict(files["densecl-train"]["state_dict"])
     state["encoder_q.0.layer1.0.bn1.bias"] = torch.zeros(4)
@@ -459,6 +470,33 @@ def test_extra_norm_of_a_c4_detector(tmp_path, files):
     source = write(tmp_path / "source.pth", content)
     with pytest.raises(CheckpointError, match=r"extra norm behind res5 \(roi_heads\.res5\.norm\.weight\)"):
         convert(source, tmp_path / "o.pth", "--to", "torchvision")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_values_that_are_not_finite(tmp_path, files, value):
+    state = {name: tensor.clone() for name, tensor in files["torchvision"].items()}
+    state["layer2.0.conv1.weight"][0, 0] = value
+    source = write(tmp_path / "source.pth", state)
+    expected = r"1 tensors of the trunk hold NaN or infinite values: layer2\.0\.conv1\.weight\. .*diverged"
+    with pytest.raises(CheckpointError, match=expected):
+        convert(source, tmp_path / "o.pkl", "--to", "detectron2")
+    with pytest.raises(CheckpointError, match=expected):
+        load_initial_weights(build_trunk(recognise(files["torchvision"], "file")), str(source))
+    assert os.listdir(tmp_path) == ["source.pth"]
+
+
+def test_another_kind_of_network_as_target(tmp_path, files):
+    source = write(tmp_path / "source.pth", files["torchvision"])
+    with pytest.raises(CheckpointError, match=r"is ResNet.*vitdet file .* has a backbone\.net\.patch_embed"):
+        convert(source, tmp_path / "o.pkl", "--to", "vitdet")
+    transformer = {"model": {"backbone.net.patch_embed.proj.weight": torch.zeros(8, 3, 16, 16)}}
+    source = write(tmp_path / "vit.pth", transformer)
+    for layout in ("detectron2", "detectron2-fpn", "densessl"):
+        with pytest.raises(
+            CheckpointError, match=r"is no ResNet; .* has a (backbone\.)?\S*stem\.conv1\.weight"
+        ):
+            convert(source, tmp_path / "o.pth", "--to", layout)
+    assert sorted(os.listdir(tmp_path)) == ["source.pth", "vit.pth"]
 
 
 def test_folded_norms_go_to_detectron2_only(tmp_path, files):

@@ -223,6 +223,14 @@ def test_files_that_nothing_can_be_left_out_of(text, message, policy, register, 
         check_annotations(register(text), policy, str(tmp_path), training=True)
 
 
+def test_an_evaluation_of_which_nothing_is_left(register, tmp_path):
+    document = sound_document()
+    for image in document["images"]:
+        image["width"] = 0
+    with pytest.raises(DataError, match="nothing to evaluate on: 0 images, .* Name another data set"):
+        check_annotations(register(document), "drop", str(tmp_path), training=False)
+
+
 def test_crowds_alone_are_nothing_to_train_on_and_fine_to_evaluate(register, tmp_path):
     document = sound_document()
     for annotation in document["annotations"]:

@@ -171,6 +171,21 @@ def test_bad_input(source, percents, seed, text, message):
         script.build(source.with_name("none.json"), [1], 0)
 
 
+@pytest.mark.parametrize(
+    ("images", "annotations", "message"),
+    [
+        ([{"file_name": "a"}], [], "1 images without an id"),
+        ([{"id": 7}, {"id": 7}], [], r"1 image ids that occur twice \(the first is 7\)"),
+        ([{"id": 7}], [{"id": 1}], "1 annotations without image_id"),
+    ],
+)
+def test_images_that_cannot_be_told_apart(source, images, annotations, message):
+    categories = [{"id": 1, "name": "a"}]
+    source.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    with pytest.raises(DataError, match=message):
+        script.build(source, [50], 0)
+
+
 def test_nothing_half_written_stays(source, monkeypatch):
     monkeypatch.setattr(script.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     before = sorted(p.name for p in source.parent.iterdir())

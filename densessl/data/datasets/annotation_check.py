@@ -174,9 +174,10 @@ class _Check:
         instances = [a for a in document.get("annotations", ()) if not a.get("iscrowd", 0)]
         if not document["images"] or (self.training and not instances):
             crowds = len(document.get("annotations", ())) - len(instances)
+            use = "train on" if self.training else "evaluate on"
             raise DataError(
-                f"{self.what} has nothing to train on: {len(document['images'])} images, {len(instances)} "
-                f"instances, {crowds} crowd regions."
+                f"{self.what} has nothing to {use}: {len(document['images'])} images, {len(instances)} "
+                f"instances, {crowds} crowd regions. Name another data set, or rebuild this file."
             )
         faults = lvis_faults(document) if self.lvis and not self.training else []
         if faults:
