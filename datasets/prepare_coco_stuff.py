@@ -51,6 +51,7 @@ def build(root: Path, split: str, jobs: int) -> str:
 
 
 def main() -> str:
+    """Parses the command line and writes the list; returns what was written, in words."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

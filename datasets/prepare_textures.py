@@ -51,6 +51,7 @@ def build(folder: Path, train: int, val: int, size: int) -> str:
 
 
 def main() -> str:
+    """Parses the command line and draws the pictures; returns what was written, in words."""
     parser = builder_parser(__doc__, "textures")
     parser.add_argument("--train", type=int, default=40, help="training images per class (40)")
     parser.add_argument("--val", type=int, default=15, help="validation images per class (15)")

@@ -84,6 +84,7 @@ def label_rows(axes: Axes, names: list[str]) -> None:
 
 
 def main(output: str) -> None:
+    """Draws the figure from the tables of docs/benchmarks.md into the SVG file `output`."""
     # text stays text, and equal input gives an equal file
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "densessl", "font.family": "sans-serif"})
     text = SOURCE.read_text()

@@ -23,6 +23,7 @@ SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options of the command line; torch is not imported for them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -95,6 +96,7 @@ def build_model(args: argparse.Namespace):
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Extracts features, trains the SVMs and writes the tables. Raises ConfigError or DataError."""
     args = parse_args(argv)
     if importlib.util.find_spec("sklearn") is None:
         raise ConfigError("The SVMs are scikit-learn's, which is not installed: pip install 'densessl[svm]'.")

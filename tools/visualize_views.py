@@ -63,6 +63,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Draws what the mapper of a config returns. Raises ConfigError or DataError."""
     args = parse()
     check_output(args.output)
     import numpy as np
