@@ -9,23 +9,14 @@ none that we know. Here: not run at full length.
 Source: WXinlong/DenseCL configs/benchmarks/semi_classification/imagenet_10percent/.
 """
 
-from ..common.data.imagenet_classification import dataloader
-from ..common.models.image_classifier import model
-from ..common.optim import SGD as optimizer
 from ..common.schedule import step
-from ..common.train import train
+from .semi_supervised_R_50_imagenet_1pct import dataloader, model, optimizer, train
 
 # --- changes results
 dataloader.train.dataset.source = "imagenet_1k_train_10pct"
-dataloader.train.total_batch_size = 256  # 64 x 4
-optimizer.lr = 0.01  # one of the grid
-optimizer.params.overrides = [dict(pattern=r"^head\.", lr_factor=10.0)]  # one of the grid
-optimizer.momentum = 0.9
-optimizer.weight_decay = 5e-4
 # step=[12, 16], gamma=0.2; 128116 // 256 = 500 iterations per epoch
 lr_multiplier, train.max_iter = step(epochs=20, milestones=[12, 16], images=128116, batch=256, factor=0.2)
 
 # --- bookkeeping
-train.eval_period = 0  # at the end, as the authors
 train.checkpointer.period = 500
 train.output_dir = "output/semi_supervised_R_50_imagenet_10pct"
